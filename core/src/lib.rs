@@ -1,0 +1,1 @@
+//! From a request to the hash of its user: everything that needs no nginx.
