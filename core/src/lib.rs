@@ -9,5 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod key;
+pub mod query;
 pub mod token;
 pub mod user;
+pub mod whoami;
