@@ -414,7 +414,7 @@ fn framed() -> impl Strategy<Value = Framed> {
     let looks = prop::collection::vec("(;[a-z]{1,3}(=[a-z\"]{1,3})?){0,2}", 1..4);
     (
         prop::collection::vec(
-            "HTTP/1.1 10[0234] [A-Za-z ]{0,9}\r\n(X-Hint: [a-z]{1,4}\r\n)?\r\n",
+            "HTTP/1\\.1 10[0234] [A-Za-z ]{0,9}\r\n(X-Hint: [a-z]{1,4}\r\n)?\r\n",
             0..3,
         ),
         prop_oneof![
