@@ -8,8 +8,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod breaker;
+pub mod flight;
 pub mod key;
+pub mod metrics;
+pub mod notice;
 pub mod query;
+pub mod refused;
+pub mod state;
+pub mod sync;
+pub mod table;
+pub mod time;
 pub mod token;
 pub mod user;
 pub mod whoami;
+pub mod zone;

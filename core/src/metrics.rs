@@ -1,0 +1,209 @@
+//! What is counted, and where.
+//!
+//! Every request and every lookup leaves its mark in the zone's counters; `matrix_user_hash_metrics` reads them. In go
+//! single events from all workers, out comes a [`Snapshot`], which [`render`] writes as JSON or as Prometheus text.
+//!
+//! Each worker counts in a slot of its own, in whole cache lines that no other worker writes (with more workers than slots
+//! some share one, which costs time and no count). A reader adds the slots up. Nobody takes a lock: an event is one
+//! relaxed addition, and reading disturbs no worker. The counters live in the zone, so they survive reload and the death of
+//! workers, and begin at 0 with a new zone. A snapshot under load is not of one instant: the figures may differ from
+//! each other by what happened while they were read.
+
+pub mod render;
+
+use crate::breaker::Breaker;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::time::{Millis, Seconds};
+use crate::whoami::FailureKind;
+use crate::zone::Zone;
+
+/// Declares [`Counter`] and the list of all, so that no counter can be left out of it.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What is counted since the zone was made. A request counts as one of those that name a status, and no other.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// All, in the order of their numbers (`counter as usize` is the index).
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+counters! {
+    /// Requests whose user the table knew: status `HIT`.
+    Hits,
+    /// Requests that led a lookup to its answer: status `MISS`.
+    Misses,
+    /// Requests that got the answer of somebody else's lookup: status `SHARED`.
+    Shared,
+    /// Requests with an expired entry, routed by it: status `STALE`.
+    Stale,
+    /// Requests whose token the homeserver does not know: status `REFUSED`.
+    Refused,
+    /// Requests whose lookup gave no answer: status `ERROR`. They went on by the fallback.
+    Errors,
+    /// Requests that `matrix_user_hash_timeout` let go: status `TIMEOUT`. They went on by the fallback.
+    Timeouts,
+    /// Requests with no usable token: status `ANONYMOUS`.
+    Anonymous,
+    /// Lookups that failed: [`FailureKind::Connect`].
+    ErrorConnect,
+    /// Lookups that failed: [`FailureKind::Timeout`].
+    ErrorTimeout,
+    /// Lookups that failed: [`FailureKind::Status`].
+    ErrorStatus,
+    /// Lookups that failed: [`FailureKind::Head`].
+    ErrorHead,
+    /// Lookups that failed: [`FailureKind::Body`].
+    ErrorBody,
+    /// Lookups that failed: [`FailureKind::TooLarge`].
+    ErrorTooLarge,
+    /// Lookups sent, for requests and in the background.
+    Lookups,
+    /// Of those, the ones that refresh an expired entry in the background.
+    Refreshes,
+    /// Requests that had to wait for a turn, because `matrix_user_hash_max_lookups` were in flight.
+    Queued,
+    /// Lookups not sent, because the homeserver had failed repeatedly.
+    Suppressed,
+    /// Requests whose client went away while they waited.
+    Abandoned,
+    /// Entries in use that had to go for others: above 0 for long, the zone is small.
+    Evictions,
+    /// Panics caught at the border to nginx: each is a bug.
+    Panics,
+}
+
+impl Counter {
+    /// The counter of lookups that failed this way.
+    pub const fn of_failure(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Connect => Self::ErrorConnect,
+            FailureKind::Timeout => Self::ErrorTimeout,
+            FailureKind::Status => Self::ErrorStatus,
+            FailureKind::Head => Self::ErrorHead,
+            FailureKind::Body => Self::ErrorBody,
+            FailureKind::TooLarge => Self::ErrorTooLarge,
+        }
+    }
+}
+
+/// Upper bounds of the latency histogram's buckets, in microseconds: 1 ms to 5 s. What took longer is in one more.
+pub const BUCKETS: [u64; 12] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000,
+];
+
+const COUNTERS: usize = Counter::ALL.len();
+const SUM_AT: usize = COUNTERS + BUCKETS.len() + 1;
+/// Words of a slot: whole cache lines.
+pub const SLOT_WORDS: usize = (SUM_AT + 1).next_multiple_of(8);
+
+/// The zone's counters. Copying it copies a reference.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters<'m> {
+    words: &'m [AtomicU64],
+}
+
+impl<'m> Counters<'m> {
+    /// The counters in `words`, all zero or left by another process, with as many whole slots as fit. `None` if no slot
+    /// does.
+    pub fn new(words: &'m [AtomicU64]) -> Option<Self> {
+        let whole = words.len() / SLOT_WORDS * SLOT_WORDS;
+        (whole > 0).then(|| Self {
+            words: &words[..whole],
+        })
+    }
+
+    /// The slot of the worker with that number (`ngx_worker`), for it to keep.
+    pub fn slot(&self, worker: usize) -> Slot<'m> {
+        let start = worker % (self.words.len() / SLOT_WORDS) * SLOT_WORDS;
+        Slot {
+            words: &self.words[start..start + SLOT_WORDS],
+        }
+    }
+
+    fn sum(&self, at: usize) -> u64 {
+        let slots = self.words.chunks_exact(SLOT_WORDS);
+        slots.fold(0, |sum, slot| sum.wrapping_add(slot[at].load(Relaxed)))
+    }
+}
+
+/// Where one worker counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'m> {
+    words: &'m [AtomicU64],
+}
+
+impl Slot<'_> {
+    /// It happened once.
+    #[inline]
+    pub fn count(&self, counter: Counter) {
+        self.words[counter as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A lookup, answered or not, took that long.
+    pub fn observe_lookup(&self, micros: u64) {
+        let bucket = BUCKETS.partition_point(|bound| *bound < micros);
+        self.words[COUNTERS + bucket].fetch_add(1, Relaxed);
+        self.words[SUM_AT].fetch_add(micros, Relaxed);
+    }
+}
+
+/// A zone's figures at about one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Entries in use, exact up to 131,072 of room; see [`crate::table::Table::occupancy`].
+    pub entries: u64,
+    /// How many entries there is room for.
+    pub capacity: u64,
+    /// Lookups in flight, over all workers.
+    pub in_flight: u64,
+    /// Whether lookups are suspended because the homeserver failed repeatedly.
+    pub suspended: bool,
+    /// Lookups by duration: one for each of [`BUCKETS`] and one for those above, each counted once.
+    pub durations: [u64; BUCKETS.len() + 1],
+    /// The sum of all durations, in microseconds.
+    pub duration_sum: u64,
+    counts: [u64; COUNTERS],
+}
+
+impl Snapshot {
+    /// Reads all figures of a zone whose entries go when unused for `inactive`. `alive` as for
+    /// [`crate::flight::Flights::claim`].
+    pub fn read(
+        zone: &Zone<'_>,
+        now: Millis,
+        inactive: Seconds,
+        alive: impl Fn(u32) -> bool,
+    ) -> Self {
+        let counters = zone.counters();
+        let breaker: Breaker<'_> = zone.breaker();
+        let (entries, capacity) = zone.table().occupancy(now, inactive);
+        Self {
+            entries,
+            capacity,
+            in_flight: u64::from(zone.flights().in_flight(now, alive)),
+            suspended: breaker.open_for(now).is_some(),
+            durations: std::array::from_fn(|bucket| counters.sum(COUNTERS + bucket)),
+            duration_sum: counters.sum(SUM_AT),
+            counts: std::array::from_fn(|counter| counters.sum(counter)),
+        }
+    }
+
+    /// How often that happened since the zone was made.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counts[counter as usize]
+    }
+
+    /// How many lookups the histogram holds.
+    pub fn lookups_timed(&self) -> u64 {
+        self.durations.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;
