@@ -155,6 +155,7 @@ def steps(kind, status, body):
         "chunked-pieces": [head(status, "Transfer-Encoding: Chunked") + chunked(raw, 5)],
         "chunked-split": [x for c in re.findall(rb"(?s).{1,7}", good) for x in (c, 0.002)],
         "content-length": [full],
+        "padded": [plain(status, raw[:-1] + b" " * 700 + b"}")],
         "lower-case": [full.replace(b"Content-Length", b"content-length").replace(b"Content-Type", b"content-type")],
         "closed": [head(status, "Connection: close") + raw, CLOSE],
         "http10": [head(status).replace(b"HTTP/1.1", b"HTTP/1.0") + raw, CLOSE],
