@@ -1,0 +1,168 @@
+"""The nginx in front: its configuration, its process, and what its access log says.
+
+A `Front` says how requests choose their worker. `MODULE` is the product. The others are controls: they must fail the
+same assertions, or the assertions prove nothing.
+"""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from .processes import BedError, Processes, listens, require_free
+from .synapse import Synapse
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKER_PROCESSES = 2
+
+
+class Front(Enum):
+    """What the workers' upstream is hashed by."""
+
+    MODULE = "matrix_user_hash on: workers are chosen by user"
+    OFF = "matrix_user_hash off: the key is empty"
+    STOCK = "nginx without the module: workers are chosen by the Authorization header"
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One request as nginx saw it. `hash` and `status` are empty where no module is loaded."""
+
+    pid: int
+    upstream: str
+    hash: str
+    status: str
+    lookup_time: str
+
+
+class Nginx:
+    def __init__(self, directory: Path, synapse: Synapse, front: Front):
+        self.directory = directory
+        self.synapse = synapse
+        self.front = front
+        self.port = synapse.base
+        self.processes = Processes(directory)
+        self.binary = nginx_binary(front)
+        self.module = None if front is Front.STOCK else module()
+        # In the build tree there is no pid in the default place, and nobody else's may be touched.
+        self.configuration = directory / "nginx.conf"
+        self.error_log = directory / "error.log"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        require_free([self.port])
+        self.configuration.write_text(self.render())
+        argv = [self.binary, "-p", self.directory, "-e", self.error_log, "-c", self.configuration]
+        tested = subprocess.run([*argv, "-t"], capture_output=True, text=True)
+        if tested.returncode != 0:
+            raise BedError(f"nginx refuses {self.configuration}:\n{tested.stderr.strip()}")
+        self.processes.start("nginx", [*argv, "-g", "daemon off;"])
+        self.processes.wait_until("nginx", lambda: listens(self.port))
+
+    def stop(self) -> None:
+        self.processes.stop()
+
+    def access_log(self) -> dict[str, LogLine]:
+        """Every finished request, by its User-Agent."""
+        pattern = re.compile(r'(\d+) "([^"]*)" (\S+) hash=(\S*) status=(\S*) lookup_time=(\S*)')
+        found = {}
+        for line in (self.directory / "access.log").read_text().splitlines():
+            pid, agent, *rest = pattern.fullmatch(line).groups()
+            found[agent] = LogLine(int(pid), *rest)
+        return found
+
+    def render(self) -> str:
+        servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=0;"
+                            for port in self.synapse.worker_ports.values())
+        loaded = self.module is not None
+        directive = {
+            Front.MODULE: "matrix_user_hash http://whoami zone=users;",
+            Front.OFF: "matrix_user_hash off;",
+            Front.STOCK: "",
+        }[self.front]
+        figures = ("hash=$matrix_user_hash status=$matrix_user_hash_status lookup_time=$matrix_user_hash_lookup_time"
+                   if loaded else "hash= status= lookup_time=")
+        return f"""\
+# {self.front.value}
+{f"load_module {self.module};" if loaded else ""}
+{"user root;" if os.geteuid() == 0 else ""}
+worker_processes {WORKER_PROCESSES};
+pid {self.directory}/nginx.pid;
+error_log {self.error_log} info;
+events {{ worker_connections 512; }}
+
+http {{
+    log_format witness '$pid "$http_user_agent" $upstream_addr {figures}';
+    access_log {self.directory}/access.log witness;
+    client_body_temp_path {self.directory}/body;
+    proxy_temp_path {self.directory}/proxy;
+    fastcgi_temp_path {self.directory}/fastcgi;
+    uwsgi_temp_path {self.directory}/uwsgi;
+    scgi_temp_path {self.directory}/scgi;
+
+    {"matrix_user_hash_zone users:1m;" if loaded else ""}
+
+    upstream whoami {{
+        zone whoami 256k;
+        server 127.0.0.1:{self.synapse.main_port} max_fails=1;
+        keepalive 8;
+    }}
+    upstream sync_workers {{
+        zone sync_workers 256k;
+        hash {"$matrix_user_hash" if loaded else "$http_authorization"} consistent;
+{servers}
+        keepalive 16;
+    }}
+    # The oracle: nginx's own consistent hash over the same servers, of a key that the test names.
+    upstream workers_by_key {{
+        zone workers_by_key 256k;
+        hash $arg_key consistent;
+{servers}
+    }}
+
+    proxy_http_version 1.1;
+    proxy_read_timeout 60s;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+
+    server {{
+        listen 127.0.0.1:{self.port};
+
+        location ~ ^/_matrix/client/(r0|v3|unstable/org\\.matrix\\.simplified_msc3575)/sync$ {{
+            {directive}
+            proxy_pass http://sync_workers;
+        }}
+        location = /worker-by-key {{
+            access_log off;
+            proxy_pass http://workers_by_key/health;
+            add_header X-Worker $upstream_addr;
+        }}
+        location / {{
+            proxy_pass http://127.0.0.1:{self.synapse.main_port};
+        }}
+    }}
+}}
+"""
+
+
+def nginx_binary(front: Front) -> Path:
+    """NGINX, or build/nginx; for the front without the module any nginx does."""
+    candidates = [os.environ.get("NGINX"), ROOT / "build/nginx"]
+    if front is Front.STOCK:
+        candidates.append("/usr/sbin/nginx")
+    for candidate in filter(None, candidates):
+        if os.access(candidate, os.X_OK):
+            return Path(candidate).resolve()
+    fix = "apt-get install nginx-light" if front is Front.STOCK else "scripts/build, or NGINX=/path/to/nginx"
+    raise BedError(f"there is no nginx at {ROOT / 'build/nginx'}. Fix: {fix}")
+
+
+def module() -> Path:
+    path = Path(os.environ.get("MODULE") or ROOT / "build/ngx_http_matrix_user_hash_module.so")
+    if not path.is_file():
+        raise BedError(f"there is no module at {path}. Fix: scripts/build, or MODULE=/path/to/module.so")
+    return path.resolve()
