@@ -28,16 +28,9 @@ impl<'a> UserId<'a> {
 }
 
 /// The string is not a user id. It does not carry the string: that came from a stranger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a Matrix user id")]
 pub struct NotAUserId;
-
-impl std::fmt::Display for NotAUserId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("not a Matrix user id")
-    }
-}
-
-impl std::error::Error for NotAUserId {}
 
 impl<'a> TryFrom<&'a str> for UserId<'a> {
     type Error = NotAUserId;

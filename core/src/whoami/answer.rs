@@ -29,24 +29,15 @@ pub enum Answer<'a> {
 }
 
 /// Why a complete response is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Neither 200 nor a 401 that refuses the token. `M_USER_LOCKED` and `M_MISSING_TOKEN` are no facts about it.
+    #[error("status that says nothing about the token")]
     Status,
     /// 200, but not what whoami answers.
+    #[error("body that is no answer to whoami")]
     Body,
 }
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Status => "status that says nothing about the token",
-            Self::Body => "body that is no answer to whoami",
-        })
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// The part of whoami's answer that matters (Matrix specification, `GET /account/whoami`).
 #[derive(Deserialize)]

@@ -41,27 +41,18 @@ pub struct Response<'a> {
 }
 
 /// Why what came is no response that could be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// No HTTP/1.0 or 1.1 head, one that ends early, or one that is ambiguous about the body.
+    #[error("malformed response head")]
     Head,
     /// A body that ends early or breaks its chunked coding.
+    #[error("malformed response body")]
     Body,
     /// The whole response does not fit the limit.
+    #[error("response over the limit")]
     TooLarge,
 }
-
-impl std::fmt::Display for Malformed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Head => "malformed response head",
-            Self::Body => "malformed response body",
-            Self::TooLarge => "response over the limit",
-        })
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 /// Reads the response at the beginning of `buf`, which is all that the connection gave so far.
 ///

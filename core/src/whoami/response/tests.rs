@@ -306,10 +306,8 @@ fn a_response_may_be_as_long_as_the_limit_and_not_longer() {
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{ALICE}",
             ALICE.len()
         ),
-        format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n1\r\n}}\r\n0\r\n\r\n"
-        ),
-        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-A: 1\r\n\r\n"),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-A: 1\r\n\r\n".into(),
         format!("HTTP/1.1 200 OK\r\n\r\n{ALICE}"),
     ] {
         let buf = framed.as_bytes();
