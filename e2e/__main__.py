@@ -42,8 +42,8 @@ def main() -> int:
         front = Front.STOCK if arguments.without_directive else Front.MODULE
         report = Report()
         native(report, directory / "native", base, front)
-        if not arguments.no_mas and front is Front.MODULE:
-            delegated(report, directory / "mas", base + 100)
+        if not arguments.no_mas:
+            delegated(report, directory / "mas", base + 100, front)
         print(f"== {time.monotonic() - started:.0f} s; logs are in {directory}")
         print(report.closing_line())
         return 1 if report.failed else 0

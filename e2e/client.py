@@ -36,7 +36,7 @@ class Session:
     address: str
     behind_proxy: bool = False  # the address comes in X-Forwarded-For instead of as the connection's source
     masquerade: dict = field(default_factory=dict, hash=False)  # an application service's user_id and device_id
-    has_device: bool = True
+    device: str = ""  # empty for tokens that belong to no device
 
     def with_token(self, kind: str, token: str) -> "Session":
         return replace(self, kind=kind, token=token)

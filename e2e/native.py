@@ -8,7 +8,7 @@ from . import checks
 from .client import Answer, Carrier, Session, ask, sync
 from .homeserver import Homeserver
 from .nginx import Front, Nginx
-from .people import People, populate, refresh, seen
+from .people import PROXIED_ONLY, People, populate, refresh, seen
 from .report import Group, Report, step
 from .synapse import Synapse
 from .traffic import NOBODY, STRANGERS, Traffic, everything, just_one, refused
@@ -37,12 +37,13 @@ def assert_all(report: Report, homeserver: Homeserver, people: People, nginx: Ng
     module = nginx.front is Front.MODULE
     step("asking: tokens of every kind, by header and query, sync and sliding sync")
     traffic = Traffic(homeserver.synapse, nginx)
-    traffic.send([session for session in people.sessions if session.kind == "refreshable"], just_one)
+    traffic.send([session for session in people.sessions if session.kind == "refreshable"
+                  and session.user != PROXIED_ONLY], just_one)
     refresh(homeserver, people)
-    traffic.send(people.sessions, everything)
+    traffic.send([session for session in people.sessions if session.user != PROXIED_ONLY], everything)
     checks.routing(report, traffic)
     checks.answers(report, "every kind of token", traffic)
-    agents = traffic.agents()
+    agents = traffic.agents() | through_nginx_alone(report, people, homeserver.synapse, nginx)
     if module:
         checks.variables(report, traffic)
         checks.lookups(report, traffic, "every kind of token")
@@ -55,6 +56,15 @@ def assert_all(report: Report, homeserver: Homeserver, people: People, nginx: Ng
         checks.error_log(report, nginx, [session.token for session in people.sessions])
     step("reading the session lists")
     checks.session_lists(report, homeserver, people)
+
+
+def through_nginx_alone(report: Report, people: People, synapse: Synapse, nginx: Nginx) -> set[str]:
+    """One user of whom Synapse hears through nginx only, so that the list of devices is nginx's doing."""
+    traffic = Traffic(synapse, nginx)
+    traffic.proxied = [ask(session, question, nginx.port) for session in people.of(PROXIED_ONLY)
+                       for question in everything(session)]
+    checks.routing_of(report, traffic, PROXIED_ONLY)
+    return traffic.agents()
 
 
 def refusals(report: Report, synapse: Synapse, nginx: Nginx) -> set[str]:
@@ -73,7 +83,7 @@ def new_device(report: Report, homeserver: Homeserver, people: People, nginx: Ng
     """A client that opens many connections at once with a token nobody has seen yet, and then logs out."""
     user, address = homeserver.register("ida"), "127.0.30.1"
     token = homeserver.login(user, "WATCH", **seen(address))["access_token"]
-    watch = Session(user, "new", token, address)
+    watch = Session(user, "new", token, address, device="WATCH")
     people.sessions.append(watch)
     question = sync(Carrier.HEADER)
     burst = Traffic(homeserver.synapse, nginx)

@@ -7,7 +7,8 @@ from .client import AGENT, Session
 from .homeserver import SETUP_ADDRESS, SETUP_AGENT, Homeserver
 from .synapse import AS_TOKEN
 
-NAMES = ["alice", "bob", "carol", "dora", "erik", "farah", "grace", "heinz"]
+NAMES = ["alice", "bob", "carol", "dora", "erik", "farah", "grace", "heinz", "jonas"]
+PROXIED_ONLY = "@jonas:example.org"  # never asks a worker directly: what is known of him came through nginx
 GHOSTS = ["irc_ilja", "irc_jana", "irc_kofi", "irc_lena"]
 THREADS = 6
 
@@ -17,10 +18,6 @@ class People:
     admin_token: str
     sessions: list[Session] = field(default_factory=list)
     refresh_tokens: dict[str, str] = field(default_factory=dict)  # by access token
-
-    @property
-    def users(self) -> list[str]:
-        return sorted({session.user for session in self.sessions})
 
     def of(self, user: str) -> list[Session]:
         return [session for session in self.sessions if session.user == user]
@@ -42,10 +39,10 @@ def populate(homeserver: Homeserver) -> People:
             people.refresh_tokens |= refresh_tokens
         people.sessions += pool.map(lambda numbered: ghost(homeserver, *numbered), enumerate(GHOSTS))
     bot = homeserver.ghost("irc_bot", "BRIDGE")
-    people.sessions.append(Session(bot, "application service", AS_TOKEN, "127.0.40.1", has_device=False))
+    people.sessions.append(Session(bot, "application service", AS_TOKEN, "127.0.40.1"))
     address = "127.0.50.1"
     guest = homeserver.guest(**seen(address))
-    people.sessions.append(Session(guest["user_id"], "guest", guest["access_token"], address))
+    people.sessions.append(Session(guest["user_id"], "guest", guest["access_token"], address, device="guest_device"))
     return people
 
 
@@ -62,11 +59,10 @@ def ordinary(homeserver: Homeserver, people: People, number: int, name: str):
     # By the puppet's token: what the set-up does must not be what fills the session list of the user's devices.
     homeserver.room(name, token=puppet)
     sessions = [
-        Session(user, "native", native, laptop),
-        Session(user, "opaque", opaque, phone, behind_proxy=True),
-        Session(user, "refreshable", refreshable["access_token"], tablet),
-        Session(user, "puppet", puppet, f"127.0.{10 + number}.4",
-                has_device=False),
+        Session(user, "native", native, laptop, device="LAPTOP"),
+        Session(user, "opaque", opaque, phone, device="PHONE", behind_proxy=True),
+        Session(user, "refreshable", refreshable["access_token"], tablet, device="TABLET"),
+        Session(user, "puppet", puppet, f"127.0.{10 + number}.4"),
     ]
     return sessions, {refreshable["access_token"]: refreshable["refresh_token"]}
 
@@ -76,8 +72,8 @@ def ghost(homeserver: Homeserver, number: int, name: str) -> Session:
     device = "BRIDGE"
     user = homeserver.ghost(name, device)
     masquerade = {"user_id": user, **({"device_id": device} if number % 2 else {})}
-    return Session(user, "application service's ghost", AS_TOKEN, f"127.0.{41 + number}.1", masquerade=masquerade,
-                   has_device="device_id" in masquerade)
+    return Session(user, "application service's ghost", AS_TOKEN, f"127.0.{41 + number}.1",
+                   device=masquerade.get("device_id", ""), masquerade=masquerade)
 
 
 def refresh(homeserver: Homeserver, people: People) -> None:

@@ -22,7 +22,7 @@ class Traffic:
     chosen: dict[str, str] = field(default_factory=dict)  # instance by user, as nginx's consistent hash has it
 
     def send(self, sessions: list[Session], questions_for) -> None:
-        """Each user's sessions ask in turn, different users at the same time."""
+        """Each user's sessions ask in turn, different users at the same time; each question directly, too."""
         by_user: dict[str, list[Session]] = {}
         for session in sessions:
             by_user.setdefault(session.user, []).append(session)
@@ -69,7 +69,7 @@ def everything(session: Session) -> list[Question]:
     """By header, by query and by percent-encoded query, the old sync and the new."""
     questions = [sync(carrier) for carrier in Carrier]
     questions.append(sync(Carrier.HEADER, path="/_matrix/client/r0/sync"))
-    if session.has_device:  # Synapse answers sliding sync without a device with 500
+    if session.device:  # Synapse answers sliding sync without a device with 500
         questions += [sliding_sync(carrier) for carrier in Carrier]
     if not session.masquerade and session.kind != "application service":
         # Only application services may speak for others: for everybody else Synapse ignores these words.
@@ -82,8 +82,8 @@ def just_one(session: Session) -> list[Question]:
     return [sync(Carrier.HEADER)]
 
 
-STRANGERS = Session("", "unknown", "syt_bWFsbG9yeQ_cXdlcnR6dWlvcGFzZGZn_3kZ1aB", "127.0.60.1", has_device=False)
-NOBODY = Session("", "none", "", "127.0.60.2", has_device=False)
+STRANGERS = Session("", "unknown", "syt_bWFsbG9yeQ_cXdlcnR6dWlvcGFzZGZn_3kZ1aB", "127.0.60.1")
+NOBODY = Session("", "none", "", "127.0.60.2")
 
 
 def refused(session: Session) -> list[Question]:
