@@ -277,7 +277,7 @@ mod tests {
         assert!(layout.capacity() >= 28_000, "{}", layout.capacity());
         assert_eq!(
             Layout::for_words(Layout::MIN_WORDS).unwrap().capacity(),
-            896
+            960
         );
     }
 

@@ -29,6 +29,10 @@ const SECONDS_AHEAD: u64 = 1 << 16;
 const STAMPS_AHEAD: u64 = 64;
 /// The stamp advances at least so often while the table is filled once.
 const STAMPS_PER_CAPACITY: u64 = 64;
+/// The rank of a place where nothing stands.
+pub(super) const EMPTY: u64 = u64::MAX;
+/// The rank of an entry that nobody can find.
+pub(super) const TORN: u64 = u64::MAX - 1;
 /// Marks in a rank that its entry is unused for longer than `inactive`.
 const INACTIVE: u64 = 1 << 63;
 
@@ -145,7 +149,8 @@ impl<'m> Clock<'m> {
 
     /// The higher, the sooner this entry may go: first those unused for longer than `inactive`, then by stamp, then by
     /// seconds.
-    pub(super) fn dispensable(&self, word: UseWord, now: Millis, inactive: Seconds) -> u64 {
+    pub(super) fn dispensable(&self, bits: u64, now: Millis, inactive: Seconds) -> u64 {
+        let word = UseWord(bits);
         let unused = word.since_use(now);
         let rank = u64::from(self.age(word)) << 32 | u64::from(unused.get());
         if unused > inactive {
@@ -156,9 +161,9 @@ impl<'m> Clock<'m> {
     }
 }
 
-/// Whether a rank of [`Clock::dispensable`] is that of an entry unused for longer than `inactive`.
-pub(super) fn is_inactive(rank: u64) -> bool {
-    rank & INACTIVE != 0
+/// Whether a rank is that of an entry in use, which would be missed.
+pub(super) fn is_live(rank: u64) -> bool {
+    rank & INACTIVE == 0
 }
 
 #[cfg(test)]
@@ -211,10 +216,10 @@ mod tests {
         let clock = Clock::new(&insertions, 6_400);
         let rank = |used: u32, stamp: u64| {
             let word = UseWord::new(at(90_000), Seconds::new(used), Seconds::new(used), stamp);
-            clock.dispensable(word, at(90_000), DAY)
+            clock.dispensable(word.to_bits(), at(90_000), DAY)
         };
         assert!(rank(86_401, 100) > rank(86_400, 0));
-        assert!(is_inactive(rank(86_401, 100)) && !is_inactive(rank(86_400, 0)));
+        assert!(!is_live(rank(86_401, 100)) && is_live(rank(86_400, 0)));
         assert!(rank(1, 3) > rank(500, 4));
         assert!(rank(2, 4) > rank(1, 4));
     }
