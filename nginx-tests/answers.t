@@ -96,7 +96,9 @@ for (@good) {
 for (@bad) {
     my ($kind, $title) = @$_;
     my $token = of_kind($kind);
+    whoami_reset();
     is(outcome("/$kind", $token), 'ERROR ' . hash_of($token) . ' proxied', "an error, then the fallback: $title");
+    is(whoami_stats()->{requests}, 1, '… after it was asked');
 }
 
 {

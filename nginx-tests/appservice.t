@@ -114,7 +114,7 @@ asked 1
 --- config
 location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://sync_workers; }
 --- steps eval
-join "\n", 'GET /sync {alice/phone} = MISS @alice:example.org',
+CORE::join "\n", 'GET /sync {alice/phone} = MISS @alice:example.org',
     (map { "GET /sync?user_id=\@invented$_:example.org {alice/phone} = HIT \@alice:example.org" } 1 .. 50), 'asked 1'
 
 === an empty user_id is none

@@ -66,8 +66,13 @@ my ($n, $worst) = (0, 0);
 # One request on a cold token must have that status, the token's hash, and last as long as said (seconds).
 sub held {
     my ($path, $status, $least, $most, $title) = @_;
+    # An answer in between: after five failures in a row the module would stop asking for a while.
+    get($port, '/late', token('bob/between' . $n));
     my $token = token('alice/hold' . $n++);
+    my $before = @{[whoami_log()]};
     my $got   = get($port, $path, $token);
+    my $asked = @{[whoami_log()]} - $before;
+    cmp_ok($asked, '>=', 1, "$title: it was asked") if $path =~ /hang|drip|retries|default/;
     my ($is, $hash) = @{ $got->{headers} }{qw(x-status x-hash)};
     like($is // '', qr/^(?:$status)$/, "$title: $status");
     is($hash, hash_of($token), '… with the token\'s hash') unless $status eq 'MISS';

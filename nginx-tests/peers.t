@@ -1,0 +1,56 @@
+# A client can provoke 400, 403, 500, 503 and a bare close from a healthy Synapse: none of these may mark the whoami
+# upstream as down. A server that refuses connections is down.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use MatrixUserHash;
+use MatrixUserHash::Instance;
+use MatrixUserHash::Http qw(get gather bearer);
+use Test::More;
+
+my $nginx = MatrixUserHash::Instance->start(http => <<'.', server => <<'..');
+    upstream both { server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI2 max_fails=1 fail_timeout=60s; }
+    upstream half { server $TEST_NGINX_DEAD max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; }
+    upstream shared { zone shared 256k; server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI2 max_fails=1 fail_timeout=60s; }
+    upstream kept { server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI2 max_fails=1 fail_timeout=60s; keepalive 4; }
+    matrix_user_hash_read_timeout 300ms;
+.
+        location /both { matrix_user_hash http://both/as-token/whoami; proxy_pass http://sync_workers; }
+        location /half { matrix_user_hash http://half; proxy_pass http://sync_workers; }
+        location /shared { matrix_user_hash http://shared/as-token/whoami; proxy_pass http://sync_workers; }
+        location /kept { matrix_user_hash http://kept/as-token/whoami; proxy_pass http://sync_workers; }
+..
+my $port = $nginx->port;
+my $n    = 0;
+
+# The kinds that a request of a client can make of a healthy server; the stand-in takes them from the token.
+my @provoked = qw(status-400 status-403 status-500 status-503 close close-head);
+
+for my $group (qw(both shared kept)) {
+    for my $kind (@provoked) {
+        for (1 .. 4) {
+            my $token = token("$kind/t" . $n++);
+            my $got = get($port, "/$group", $token);
+            is("$got->{headers}{'x-status'} $got->{headers}{'x-hash'} $got->{status}", 'ERROR ' . hash_of($token) . ' 200',
+                "$group: a token that provokes $kind falls back") if $_ == 1;
+        }
+    }
+    whoami_reset();
+    my @status = map { get($port, "/$group", token('alice/' . $n++))->{headers}{'x-status'} } 1 .. 6;
+    is("@status", 'MISS MISS MISS MISS MISS MISS', "$group: and everybody else is still resolved");
+    my %ports = map { $_->{port} => 1 } whoami_log();
+    is(scalar keys %ports, 2, "$group: by both servers");
+}
+unlike($nginx->error_log, qr/no live upstreams|temporarily disabled/, 'no server was marked as down by them');
+
+{
+    whoami_reset();
+    my @status = map { get($port, '/half', token('bob/' . $n++))->{headers}{'x-status'} } 1 .. 8;
+    is("@status", join(' ', ('MISS') x 8), 'a server that refuses connections: all are resolved by the other');
+    my @refused = $nginx->error_log =~ /(connect\(\) failed)/g;
+    is(scalar @refused, 1, '… and it was tried once: max_fails=1 took it out');
+}
+
+done_testing();
