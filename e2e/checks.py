@@ -86,7 +86,7 @@ def session_lists(report: Report, homeserver: Homeserver, people: People) -> Non
         wrong = [f"{row['ip']} {row['user_agent']}" for row in rows
                  if row["ip"] not in expected[user] or not row["user_agent"].startswith(AGENT)]
         missing = expected[user] - {row["ip"] for row in rows}
-        report.check(Group.SESSIONS, f"{user}: the session list shows the clients ({len(expected[user])}) and nobody else",
+        report.check(Group.SESSIONS, f"{user}: the session list shows {len(expected[user])} client(s), nobody else",
                      wrong and f"also {some(wrong)}" or missing and f"without {sorted(missing)}")
     device_list(report, homeserver, people)
     report.check(Group.SESSIONS, "no row of Synapse's table is the proxy's, nor by another agent",

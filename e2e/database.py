@@ -35,7 +35,7 @@ class Database:
         made = subprocess.run(
             [self.binaries / "initdb", "-D", self.directory / "data", "-A", "trust", "--locale=C", "-E", "UTF8", "-N",
              "-U", "synapse"],
-            capture_output=True, text=True, cwd="/", **as_user(self.user),
+            check=False, capture_output=True, text=True, cwd="/", **as_user(self.user),
         )
         if made.returncode != 0:
             raise BedError(f"initdb failed: {made.stderr.strip()}")

@@ -88,16 +88,18 @@ class Mas:
 def delegated(report: Report, directory: Path, base: int, front: Front) -> None:
     synapse = Synapse(directory, base, mas=True)
     nginx = Nginx(directory, synapse, front)
-    mas = Mas(synapse.mas_port)
+    mas = None
     try:
         step("delegated authentication: starting a second Synapse with a stand-in for its authentication service")
         synapse.start()
         nginx.start()
+        mas = Mas(synapse.mas_port)  # after the processes: they are forked from a program with one thread
         assert_all(report, Homeserver(synapse), mas, nginx)
     finally:
         nginx.stop()
         synapse.stop()
-        mas.stop()
+        if mas:
+            mas.stop()
 
 
 def assert_all(report: Report, homeserver: Homeserver, mas: Mas, nginx: Nginx) -> None:

@@ -9,7 +9,7 @@ from .client import Answer, Carrier, Session, ask, sync
 from .homeserver import Homeserver
 from .nginx import Front, Nginx
 from .people import PROXIED_ONLY, People, populate, refresh, seen
-from .report import Group, Report, step
+from .report import Report, step
 from .synapse import Synapse
 from .traffic import NOBODY, STRANGERS, Traffic, everything, just_one, refused
 
