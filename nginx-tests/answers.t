@@ -82,7 +82,7 @@ my $port = $nginx->port;
 sub outcome {
     my ($path, $token) = @_;
     my $got = get($port, $path, $token);
-    return join ' ', $got->{headers}{'x-status'} // '-', $got->{headers}{'x-hash'} // '-',
+    return join ' ', $got->{headers}{'x-status'}, $got->{headers}{'x-hash'},
         $got->{status} == 200 && $got->{body} =~ /^worker \d/ ? 'proxied' : "answered $got->{status}";
 }
 

@@ -94,7 +94,7 @@ sub arrived {
     my $told = eval { decode_json($got->{body}) } // {};
     is(join(' ', map { $_ // '-' } $got->{status}, @$told{qw(method length sha256)}),
         join(' ', 200, 'POST', length $body, sha256_hex($body)), "$title: whole");
-    like($got->{headers}{'x-status'} // '-', qr/^(?:$status)$/, '… and resolved');
+    like($got->{headers}{'x-status'}, qr/^(?:$status)$/, '… and resolved');
 }
 
 whoami_set(delay => 0.2);
@@ -170,7 +170,7 @@ SKIP: {
     whoami_set(delay => 0.2);
     my $list = join ' ', map { "-H 'Authorization: Bearer $_' -o /dev/null -w '%{http_code} %{http_version} ' $url/$_ " . ($_ eq $tokens[-1] ? '' : '--next --http2-prior-knowledge -s ') } @tokens;
     my $start = time;
-    my $said = `curl -s -Z -m 20 --http2-prior-knowledge $list`;
+    my $said = `curl -s -Z -m 20 --http2-prior-knowledge $list 2>/dev/null`;
     whoami_set(delay => 0);
     is($said, '200 2 ' x 5, 'HTTP/2: five streams at once');
     my ($log) = scalar(() = $nginx->error_log =~ /\[(?:alert|crit|emerg)\]/g);

@@ -52,8 +52,7 @@ my @wrong = (
     ['a state file in no directory', 'matrix_user_hash_zone users:1m state=/no/such/directory/state;', '', '/no/such/directory/state', qr/directory/],
     ['a state file that is a directory', 'matrix_user_hash_zone users:1m state=/tmp;', '', '/tmp', qr/regular|directory/],
     ['an empty state file name', 'matrix_user_hash_zone users:1m state=;', '', 'state=', qr/file/],
-    ['a time without codes, of no use', '', 'matrix_user_hash http://synapse; matrix_user_hash_valid never;', 'never', qr/time/],
-    ['valid with a code alone', '', 'matrix_user_hash_valid 200;', '200', qr/./],
+    ['valid with no time', '', 'matrix_user_hash http://synapse; matrix_user_hash_valid never;', 'never', qr/time/],
     ['valid for a code that is none', '', 'matrix_user_hash_valid 99 1h;', '99', qr/code|status|invalid/],
     ['valid for a word', '', 'matrix_user_hash_valid ok 1h;', 'ok', qr/code|status|invalid/],
     ['valid with a bad time', '', 'matrix_user_hash_valid 200 1parsec;', '1parsec', qr/time/],
@@ -91,7 +90,7 @@ my @good = (
     ['a zone with everything', 'matrix_user_hash_zone users:4m inactive=7d;', 'matrix_user_hash http://synapse zone=users;'],
     ['a zone that nobody uses', 'matrix_user_hash_zone users:4m;', ''],
     ['several zones', 'matrix_user_hash_zone a:1m; matrix_user_hash_zone b:1m;', 'matrix_user_hash http://synapse zone=b;'],
-    ['valid in all its forms', '', 'matrix_user_hash_valid 10m; matrix_user_hash http://synapse; '],
+    ['valid with a time alone', '', 'matrix_user_hash http://synapse; matrix_user_hash_valid 10m;'],
     ['valid with codes', '', 'matrix_user_hash_valid 200 1h; matrix_user_hash_valid 401 30s; matrix_user_hash_valid any 1s;'],
     ['every directive of the upstream family', '', <<'.'],
 matrix_user_hash http://synapse; matrix_user_hash_timeout 1500ms; matrix_user_hash_stale off; matrix_user_hash_max_lookups 32;

@@ -77,7 +77,7 @@ sub exercise {
     }
     # Anonymous ones that hold a token all the same.
     my $token = secret('carol');
-    $all .= get($port, "/sync?access_token=$token", $token)->{headers}{'x-status'} // '';
+    $all .= get($port, "/sync?access_token=$token", $token)->{headers}{'x-status'};
     # A client that leaves during the lookup.
     $token = secret('dave');
     my $sock = connect_to($port);
@@ -91,6 +91,7 @@ sub exercise {
 
 # The worker's memory that it shares with others: the zones.
 sub shared_memory {
+    no warnings 'portable';    # addresses have more than 32 bits
     my ($pid) = @_;
     open my $maps, '<', "/proc/$pid/maps" or die "maps: $!";
     open my $mem, '<:raw', "/proc/$pid/mem" or die "mem: $!";
@@ -108,6 +109,7 @@ sub shared_memory {
     return $all;
 }
 
+my $beginning = substr token('alice/phone'), 0, 11;
 for my $style (qw(header query encoded)) {
     @tokens = ();
     my ($nginx, $state) = start(log_level => 'info');
@@ -122,7 +124,7 @@ for my $style (qw(header query encoded)) {
     cmp_ok(length $memory, '>', 1 << 20, '… nor do the ' . length($memory) . ' bytes of shared memory:');
     is_deeply(leaks($memory), [], '… no token');
     unlike($memory, qr/alice:example|bob:example/, '… and no user id');
-    unlike($memory, qr/\Q@{[substr token('alice/secret0'), 0, 11]}\E/, '… not even a token\'s beginning');
+    unlike($memory, qr/\Q$beginning\E/, '… not even a token\'s beginning');
     $nginx->stop('QUIT');
     SKIP: {
         skip 'no state file was written', 2 unless -s $state;

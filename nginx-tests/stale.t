@@ -6,7 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use MatrixUserHash;
 use MatrixUserHash::Instance;
-use MatrixUserHash::Http qw(get gather bearer);
+use MatrixUserHash::Http qw(shown get gather bearer);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -20,8 +20,6 @@ my $nginx = MatrixUserHash::Instance->start(workers => 2, listen => 'reuseport',
         location /fresh { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=users; matrix_user_hash_stale off; proxy_pass http://sync_workers; }
 ..
 my $port = $nginx->port;
-
-sub shown { my ($got) = @_; return join ' ', map { $_ // '-' } @{ $got->{headers} }{qw(x-status x-hash)} }
 
 my @users = map { "user$_" } 1 .. 10;
 my %token = map { $_ => token("$_/phone") } @users;

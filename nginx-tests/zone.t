@@ -7,11 +7,9 @@ use lib "$FindBin::Bin/lib";
 use MatrixUserHash;
 use MatrixUserHash::Instance;
 use JSON::PP qw(decode_json);
-use MatrixUserHash::Http qw(get);
+use MatrixUserHash::Http qw(shown get);
 use Test::More;
 use Time::HiRes qw(sleep);
-
-sub shown { my ($got) = @_; return join ' ', map { $_ // '-' } @{ $got->{headers} }{qw(x-status x-hash)} }
 
 # No zone declared: one line is enough.
 {

@@ -15,7 +15,7 @@ use IO::Socket::INET;
 use Socket qw(SO_ERROR SOL_SOCKET);
 use Time::HiRes qw(time sleep);
 
-our @EXPORT_OK = qw(request gather get bearer connect_to read_answer parse);
+our @EXPORT_OK = qw(request gather get shown bearer connect_to read_answer parse);
 
 sub connect_to {
     my ($port) = @_;
@@ -45,7 +45,7 @@ sub complete {
 sub parse {
     my ($raw) = @_;
     while ($raw =~ /\AHTTP\/1\.[01] 1(?!01)\d\d .*?\r\n\r\n/s) { $raw = substr $raw, $+[0] }
-    my ($head, $body) = $raw =~ /\A(.*?)\r\n\r\n(.*)\z/s or return { status => 0, headers => {}, body => '', raw => $raw };
+    my ($head, $body) = $raw =~ /\A(.*?)\r\n\r\n(.*)\z/s or return { status => 0, headers => { 'x-hash' => '-', 'x-status' => '-' }, body => '', raw => $raw };
     my ($line, @lines) = split /\r\n/, $head;
     my %headers = map { /^([^:]+):\s*(.*)$/ ? (lc $1 => $2) : () } @lines;
     if (($headers{'transfer-encoding'} // '') =~ /chunked/i) {
@@ -57,6 +57,7 @@ sub parse {
         }
         $body = $out;
     }
+    $headers{$_} //= '-' for qw(x-hash x-status);    # what nginx leaves out because it is empty
     return { status => (split ' ', $line)[1] // 0, headers => \%headers, body => $body, raw => $raw };
 }
 
@@ -93,6 +94,9 @@ sub request {
 }
 
 sub get { my ($port, $target, $token, @headers) = @_; return request($port, bearer($target, $token, @headers)) }
+
+# "STATUS HASH" of an answer, as the tests' servers put the variables in X-Status and X-Hash; `-` for empty.
+sub shown { my ($got) = @_; return "$got->{headers}{'x-status'} $got->{headers}{'x-hash'}" }
 
 # Sends all at once, each on a connection of its own, and waits for every answer, in the order of the requests.
 # `every`: seconds between two sends.

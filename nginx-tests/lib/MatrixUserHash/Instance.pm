@@ -49,7 +49,7 @@ sub write {
     my $server = defined $self->{server} ? "    server {\n        listen @{[$self->port]}"
         . ($self->{listen} ? " $self->{listen}" : '') . ";\n" . MatrixUserHash::common_server()
         . "        $self->{server}\n    }\n" : '';
-    my $common = $self->{bare} ? '' : MatrixUserHash::common_http();
+    my $common = $self->{bare} ? '' : MatrixUserHash::switch_off(MatrixUserHash::common_http());
     my $conf = MatrixUserHash::switch_off(fill(($self->{http} // '') . $server));
     open my $out, '>', "$root/conf/nginx.conf" or die $!;
     print $out <<".";
