@@ -161,10 +161,6 @@ sub common_server { return <<"." }
 # With MATRIX_USER_HASH_OFF, the configuration with the directive turned off: what holds then proves nothing.
 sub switch_off {
     my ($config) = @_;
-    if ($ENV{STANDIN}) {  # DEV ONLY
-        $config =~ s/(?<![\$\w])matrix_user_hash(?:_\w+)?\s*(?:"[^"]*"|[^;"{}\$])*(?:\$TEST_NGINX_\w+[^;\$]*)*;//g;
-        $config = "map \$host \$matrix_user_hash{default '';} map \$host \$matrix_user_hash_status {default '';} map \$host \$matrix_user_hash_lookup_time {default '-';}\n$config" if $config =~ /upstream sync_workers/;
-    }
     $config =~ s/(?<![\$\w])matrix_user_hash\s+(?:"[^"]*"|[^;"])+;/matrix_user_hash off;/g if $ENV{MATRIX_USER_HASH_OFF};
     return $config;
 }
