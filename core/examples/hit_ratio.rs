@@ -7,6 +7,8 @@ use std::time::Instant;
 
 #[path = "../tests/support/capacity.rs"]
 mod capacity;
+#[path = "../tests/support/random.rs"]
+mod random;
 
 use capacity::{
     Cache, MEBIBYTE_WORDS, Module, OneSet, TrueLru, cycle, fewest_of_the_last, hit_ratio, kept_of,

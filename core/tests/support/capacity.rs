@@ -16,6 +16,8 @@ use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::user::UserHash;
 use matrix_user_hash_core::zone::Zone;
 
+use crate::random::{Random, key, scatter};
+
 /// What nginx's slab pool hands out in one piece of a zone of 1 MiB: 252 of 256 pages.
 pub const MEBIBYTE_WORDS: usize = 252 * 4096 / 8;
 
@@ -183,7 +185,8 @@ pub fn zipf(tokens: usize, s: f64, requests: usize, seed: u64) -> impl Iterator<
         .collect();
     let mut random = Random(seed);
     (0..requests).map(move |_| {
-        let at = random.unit() * sum;
+        // 53 random bits are a number from 0 to below 1.
+        let at = (random.next() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
         cumulative.partition_point(|bound| *bound < at) as u64
     })
 }
@@ -207,39 +210,8 @@ pub fn cycle(tokens: u64, requests: usize) -> impl Iterator<Item = u64> {
     (0..tokens).cycle().take(requests)
 }
 
-/// The key of the `n`-th token: as good as SipHash for this purpose.
-pub fn key(n: u64) -> Key {
-    Key::from_words([scatter(n), scatter(n ^ 0x5bf0_3635_dcf5_a6b3)])
-}
-
 /// What a table keeps of a key: all but the four bits that its flags take.
 fn kept(key: &Key) -> [u64; 2] {
     let [low, high] = key.words();
     [low, high & !0xf]
-}
-
-/// splitmix64.
-pub fn scatter(n: u64) -> u64 {
-    let z = n
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
-/// Random numbers that are the same in every run.
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        scatter(self.0)
-    }
-
-    /// From 0 to below 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }
