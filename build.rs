@@ -1,1 +1,82 @@
-fn main(){}
+//! What the module must know about the nginx it is built for.
+//!
+//! `nginx-sys` reads nginx's headers and hands on to its direct dependents, as `DEP_NGINX_*`, which features that
+//! nginx was configured with, its version, include paths and macros. From them this script makes the `cfg` values
+//! `ngx_feature` and `ngx_version_*`, and binds `ngx_http_request_t` once more with a bindgen that lays out its
+//! bitfields right (see `src/compat.rs`).
+
+use std::env;
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/compat.h");
+    features();
+    version();
+    request_bitfields();
+}
+
+/// Reads a `DEP_NGINX_*` value, and runs again when it changes.
+fn dep(name: &str) -> Option<String> {
+    let name = format!("DEP_NGINX_{name}");
+    println!("cargo::rerun-if-env-changed={name}");
+    env::var(name).ok()
+}
+
+/// `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.
+fn features() {
+    let known = dep("FEATURES_CHECK").unwrap_or_else(|| "any()".to_owned());
+    println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({known}))");
+    for feature in dep("FEATURES")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|f| !f.is_empty())
+    {
+        println!("cargo::rustc-cfg=ngx_feature=\"{}\"", feature.trim());
+    }
+}
+
+/// The version as text for the log, and `cfg` values for what differs between versions.
+fn version() {
+    println!("cargo::rustc-check-cfg=cfg(ngx_version_1_27_2)");
+    let number: u32 = dep("VERSION_NUMBER")
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    if number >= 1_027_002 {
+        println!("cargo::rustc-cfg=ngx_version_1_27_2");
+    }
+    println!(
+        "cargo::rustc-env=NGINX_VERSION={}",
+        dep("VERSION").unwrap_or_default()
+    );
+}
+
+/// Binds `ngx_http_request_t` with our bindgen, for the bitfields that we touch.
+fn request_bitfields() {
+    let include = dep("INCLUDE").expect("nginx-sys hands on nginx's include paths");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let bindings = bindgen::Builder::default()
+        .header("src/compat.h")
+        .clang_args(env::split_paths(&include).map(|path| format!("-I{}", path.display())))
+        .clang_args(
+            dep("CFLAGS")
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned),
+        )
+        .allowlist_type("ngx_http_request_s")
+        .allowlist_var("ngx_stat_requests")
+        .layout_tests(false)
+        .derive_debug(false)
+        .use_core()
+        .generate()
+        .expect("bindings of ngx_http_request_t");
+    // Declared only with --with-http_stub_status_module, which nginx-sys 0.5 does not tell.
+    println!("cargo::rustc-check-cfg=cfg(ngx_stat_stub)");
+    if bindings.to_string().contains("ngx_stat_requests") {
+        println!("cargo::rustc-cfg=ngx_stat_stub");
+    }
+    bindings
+        .write_to_file(out.join("request.rs"))
+        .expect("OUT_DIR can be written to");
+}

@@ -1,1 +1,147 @@
-// placeholder
+//! `ngx_http_matrix_user_hash_module`: keeps every device of a Matrix user on the same Synapse sync worker.
+//!
+//! The directive `matrix_user_hash` asks the homeserver's whoami endpoint whose the token of a request is, remembers
+//! the answer in shared memory, and sets the variable that the upstream's `hash … consistent` takes. Here, nginx and
+//! Rust meet: every file below does things with nginx's structures and decides nothing that the crate
+//! `matrix-user-hash-core` could decide without them.
+//!
+//! A request comes in through [`phase`], waits, if it must, in [`waiter`], shares lookups through [`worker`], which
+//! [`lookup`] sends, and leaves with its [`variables`]. Answers live in [`zone`]; what the operator writes is read by
+//! [`conf`].
+
+use core::ptr;
+
+use nginx_sys::{
+    NGX_HTTP_MODULE, ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt,
+    ngx_http_module_t, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_int_t, ngx_module_t,
+    ngx_uint_t,
+};
+use ngx::core::Status;
+use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
+
+use crate::conf::{COMMANDS, LocationConf, MainConf};
+
+#[macro_use]
+mod log;
+
+mod compat;
+mod conf;
+mod event;
+mod guard;
+mod lookup;
+mod metrics;
+mod phase;
+mod request;
+mod saver;
+mod status;
+mod variables;
+mod waiter;
+mod worker;
+mod zone;
+
+/// This module, for typed access to its configuration.
+#[derive(Debug)]
+pub struct Module;
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: Some(preconfiguration),
+    postconfiguration: Some(postconfiguration),
+    create_main_conf: Some(MainConf::create),
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: Some(LocationConf::create),
+    merge_loc_conf: Some(LocationConf::merge),
+};
+
+ngx::ngx_modules!(ngx_http_matrix_user_hash_module);
+
+/// What nginx looks for in the library.
+#[used]
+#[allow(non_upper_case_globals, reason = "nginx finds it by this name")]
+pub static mut ngx_http_matrix_user_hash_module: ngx_module_t = ngx_module_t {
+    ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
+    // SAFETY: the address of a static; nothing is read.
+    commands: unsafe { ptr::addr_of_mut!(COMMANDS[0]) },
+    type_: NGX_HTTP_MODULE as ngx_uint_t,
+    init_process: Some(init_process),
+    exit_process: Some(saver::exit_process),
+    exit_master: Some(saver::exit_master),
+    ..ngx_module_t::default()
+};
+
+impl HttpModule for Module {
+    fn module() -> &'static ngx_module_t {
+        // SAFETY: nginx writes to it (its index) only before it reads the configuration.
+        unsafe { &*ptr::addr_of!(ngx_http_matrix_user_hash_module) }
+    }
+}
+
+// SAFETY: `CONTEXT` creates the main configuration with this type.
+unsafe impl HttpModuleMainConf for Module {
+    type MainConf = MainConf;
+}
+
+// SAFETY: `CONTEXT` creates the location configuration with this type.
+unsafe impl HttpModuleLocationConf for Module {
+    type LocationConf = LocationConf;
+}
+
+/// The main configuration of the cycle that nginx is reading.
+fn main_conf(cf: &mut ngx_conf_t) -> &'static mut MainConf {
+    Module::main_conf_mut(cf).expect("nginx creates it before it reads a directive")
+}
+
+/// Before the configuration is read: the variables.
+unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    guard::guard(Status::NGX_ERROR.0, || {
+        guard::install_hook();
+        // SAFETY: nginx passes the configuration that it begins to read.
+        let cf = unsafe { &mut *cf };
+        match variables::add(cf) {
+            Ok(indexes) => {
+                main_conf(cf).indexes = indexes;
+                Status::NGX_OK.0
+            }
+            Err(code) => code,
+        }
+    })
+}
+
+/// Once all of the configuration is read: what refers to other parts of it, and the phase, if anything needs it.
+unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    const ERROR: ngx_int_t = Status::NGX_ERROR.0;
+    guard::guard(ERROR, || {
+        // SAFETY: nginx passes the configuration that it has read.
+        let cf = unsafe { &mut *cf };
+        let main = main_conf(cf);
+        if main.finish(cf).is_err() {
+            return ERROR;
+        }
+        if main.targets.is_empty() {
+            return Status::NGX_OK.0;
+        }
+        let core = NgxHttpCoreModule::main_conf_mut(cf).expect("nginx creates it first");
+        let phase = &mut core.phases[ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as usize];
+        // SAFETY: the array holds handlers, and is nginx's to grow.
+        unsafe {
+            let place = ngx_array_push(&raw mut phase.handlers).cast::<ngx_http_handler_pt>();
+            if place.is_null() {
+                return ERROR;
+            }
+            *place = Some(phase::handler);
+        }
+        Status::NGX_OK.0
+    })
+}
+
+/// In each new worker.
+unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard::guard(Status::NGX_OK.0, || {
+        // SAFETY: nginx passes the cycle that the worker serves.
+        if let Some(main) = Module::main_conf(unsafe { &*cycle }) {
+            saver::start(main);
+        }
+        Status::NGX_OK.0
+    })
+}

@@ -1,0 +1,79 @@
+# Sourced by the other scripts: words for the reader, and what a fresh Debian machine lacks.
+# shellcheck shell=bash
+
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BUILD=$ROOT/build
+MODULE_NAME=ngx_http_matrix_user_hash_module
+
+say() { printf '==> %s\n' "$*"; }
+
+# die REASON FIX: what is wrong, and what would mend it.
+die() {
+    printf 'error: %s\n  fix: %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+# Runs a long command quietly into a log, with a dot every few seconds, and shows the log's end if it fails.
+# with_progress LOG COMMAND...
+with_progress() {
+    local log=$1
+    shift
+    mkdir -p "$(dirname "$log")"
+    "$@" >"$log" 2>&1 &
+    local pid=$! waited=0
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 1
+        waited=$((waited + 1))
+        ((waited % 5 == 0)) && printf '.'
+    done
+    ((waited >= 5)) && printf '\n'
+    if ! wait "$pid"; then
+        tail -n 40 "$log" >&2
+        die "$1 failed (all of its output is in $log)" "mend what the lines above say, then run this again"
+    fi
+}
+
+# Installs the Debian packages that are missing.
+need_packages() {
+    local missing=() package
+    for package; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    ((${#missing[@]} == 0)) && return
+    command -v apt-get >/dev/null || die "this machine has no apt-get" "install what these Debian packages hold: ${missing[*]}"
+    [[ $(id -u) == 0 ]] || die "missing Debian packages" "as root: apt-get install ${missing[*]}"
+    say "installing ${missing[*]}"
+    if ! apt_install "${missing[@]}" >"$(log_file apt)" 2>&1; then
+        with_progress "$(log_file apt-update)" apt-get -q update
+        with_progress "$(log_file apt)" apt_install "${missing[@]}"
+    fi
+}
+
+# Without starting the servers that packages bring: the scripts start their own, on ports of their own.
+apt_install() {
+    local policy=/usr/sbin/policy-rc.d ours=
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+        ours=1
+    fi
+    local status=0
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" || status=$?
+    [[ -z $ours ]] || rm -f "$policy"
+    return "$status"
+}
+
+log_file() {
+    mkdir -p "$BUILD/log"
+    printf '%s/log/%s.log' "$BUILD" "$1"
+}
+
+need_rust() {
+    command -v cargo >/dev/null || die "no cargo" "install Rust 1.85 or newer (rustup, or Debian's cargo from trixie on)"
+}
+
+# A file is replaced by rename: a running nginx keeps the one that it has mapped.
+install_file() {
+    mkdir -p "$(dirname "$2")"
+    cp "$1" "$2.new" && mv -f "$2.new" "$2"
+}

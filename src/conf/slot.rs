@@ -1,0 +1,170 @@
+//! Setters for plain values: times, sizes, numbers, flags.
+//!
+//! nginx's own setters (`ngx_conf_set_msec_slot` and its kin) say "invalid value" and leave out which. These call
+//! them, and add the value and what would have been right.
+
+use core::ffi::{c_char, c_void};
+
+use matrix_user_hash_core::flight::MAX_LOOKUPS;
+use nginx_sys::{
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot,
+    ngx_conf_set_size_slot, ngx_conf_t, ngx_http_upstream_bind_set_slot, ngx_int_t, ngx_uint_t,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+
+use super::args;
+
+/// nginx's `NGX_CONF_UNSET`.
+pub const UNSET: ngx_int_t = -1;
+/// nginx's `NGX_CONF_UNSET_UINT`, `_MSEC` and `_SIZE`.
+pub const UNSET_UINT: ngx_uint_t = ngx_uint_t::MAX;
+
+/// Takes the enclosing block's value for one that is not set, and the default if that has none either.
+pub fn inherit<T: Copy + PartialEq>(inner: &mut T, outer: T, unset: T, default: T) {
+    if *inner == unset {
+        *inner = if outer == unset { default } else { outer };
+    }
+}
+
+type Setter = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
+
+/// Runs nginx's setter and words its complaint.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+unsafe fn set(
+    setter: Setter,
+    wanted: &str,
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's own setter, with nginx's own arguments.
+    let result = unsafe { setter(cf, command, conf) };
+    if result == NGX_CONF_OK || result == NGX_CONF_ERROR {
+        return result;
+    }
+    // SAFETY: `cf` is live, and a complaint is a C string that lives for ever.
+    let (words, complaint) = unsafe { (args(&*cf), core::ffi::CStr::from_ptr(result)) };
+    if complaint == c"is duplicate" {
+        return result;
+    }
+    emerg!(
+        cf,
+        "invalid value \"{}\" in \"{}\" directive, it must be {wanted}",
+        String::from_utf8_lossy(words[1]),
+        String::from_utf8_lossy(words[0])
+    );
+    NGX_CONF_ERROR
+}
+
+const A_TIME: &str = "a time such as \"500ms\" or \"2s\"";
+
+macro_rules! setter {
+    ($(#[$doc:meta])* $name:ident, $setter:path, $wanted:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// As nginx calls a directive's setter.
+        pub unsafe extern "C" fn $name(
+            cf: *mut ngx_conf_t,
+            command: *mut ngx_command_t,
+            conf: *mut c_void,
+        ) -> *mut c_char {
+            // SAFETY: nginx's arguments, passed on.
+            unsafe { set($setter, $wanted, cf, command, conf) }
+        }
+    };
+}
+
+setter!(/** A time in milliseconds; 0 where nginx takes it. */ milliseconds, ngx_conf_set_msec_slot, A_TIME);
+setter!(/** `on` or `off`. */ flag, ngx_conf_set_flag_slot, "\"on\" or \"off\"");
+setter!(/** A number. */ number, ngx_conf_set_num_slot, "a number");
+setter!(/** A local address, `off`, or a variable. */ bind, ngx_http_upstream_bind_set_slot,
+    "an address, \"off\" or a variable");
+setter!(size, ngx_conf_set_size_slot, "a size such as \"4k\"");
+
+/// The value that a setter has just written.
+///
+/// # Safety
+///
+/// As nginx calls a setter for a field of type `T`.
+unsafe fn field<'c, T>(command: *mut ngx_command_t, conf: *mut c_void) -> &'c mut T {
+    // SAFETY: `offset` is the place of a `T` in the structure at `conf`.
+    unsafe { &mut *conf.cast::<u8>().add((*command).offset).cast::<T>() }
+}
+
+/// A time in milliseconds, more than 0.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn positive_milliseconds(
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments, passed on; the field is an `ngx_msec_t`.
+    let (result, value) = unsafe {
+        (
+            milliseconds(cf, command, conf),
+            field::<ngx_uint_t>(command, conf),
+        )
+    };
+    if result == NGX_CONF_OK && *value == 0 {
+        return refuse(cf, "a time of more than 0");
+    }
+    result
+}
+
+/// How many lookups may be in flight: as many as a zone can tell apart.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn lookups(
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments, passed on; the field is an `ngx_int_t`.
+    let (result, value) = unsafe { (number(cf, command, conf), field::<ngx_int_t>(command, conf)) };
+    if result == NGX_CONF_OK && !u32::try_from(*value).is_ok_and(|n| (1..=MAX_LOOKUPS).contains(&n))
+    {
+        return refuse(cf, &format!("a number from 1 to {MAX_LOOKUPS}"));
+    }
+    result
+}
+
+/// The size of the buffer for a whoami answer: at least what the smallest answer with its head takes.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn buffer_size(
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    const RANGE: std::ops::RangeInclusive<usize> = 512..=1 << 20;
+    // SAFETY: nginx's arguments, passed on; the field is a `size_t`.
+    let (result, value) = unsafe { (size(cf, command, conf), field::<usize>(command, conf)) };
+    if result == NGX_CONF_OK && !RANGE.contains(value) {
+        return refuse(cf, "a size from 512 to 1m");
+    }
+    result
+}
+
+fn refuse(cf: *mut ngx_conf_t, wanted: &str) -> *mut c_char {
+    // SAFETY: nginx is reading the directive.
+    let words = unsafe { args(&*cf) };
+    emerg!(
+        cf,
+        "invalid value \"{}\" in \"{}\" directive, it must be {wanted}",
+        String::from_utf8_lossy(words[1]),
+        String::from_utf8_lossy(words[0])
+    );
+    NGX_CONF_ERROR
+}

@@ -1,0 +1,246 @@
+//! The directives for `https://`: as `proxy_ssl_*`, but the server is verified, and told its name, unless switched off.
+
+use core::ffi::{c_char, c_void};
+use core::{mem, ptr};
+use std::path::Path;
+
+use nginx_sys::{
+    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_SSL_TLSv1, NGX_SSL_TLSv1_1, NGX_SSL_TLSv1_2,
+    NGX_SSL_TLSv1_3, ngx_command_t, ngx_conf_set_str_slot, ngx_conf_t, ngx_http_complex_value_t,
+    ngx_http_set_complex_value_slot, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_cleanup_add,
+    ngx_ssl_ciphers, ngx_ssl_cleanup_ctx, ngx_ssl_client_session_cache, ngx_ssl_create, ngx_ssl_t,
+    ngx_ssl_trusted_certificate, ngx_str_t, ngx_uint_t,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+use ngx::ngx_string;
+
+use super::slot::{self, UNSET};
+use super::{ANYWHERE, Invalid, LocationConf, args, command};
+
+/// The directives.
+pub const COMMANDS: [ngx_command_t; 6] = [
+    command(
+        ngx_string!("matrix_user_hash_ssl_verify"),
+        ANYWHERE | NGX_CONF_FLAG,
+        slot::flag,
+        mem::offset_of!(LocationConf, ssl.verify),
+    ),
+    command(
+        ngx_string!("matrix_user_hash_ssl_trusted_certificate"),
+        ANYWHERE | NGX_CONF_TAKE1,
+        ngx_conf_set_str_slot,
+        mem::offset_of!(LocationConf, ssl.trusted_certificate),
+    ),
+    command(
+        ngx_string!("matrix_user_hash_ssl_name"),
+        ANYWHERE | NGX_CONF_TAKE1,
+        ngx_http_set_complex_value_slot,
+        mem::offset_of!(LocationConf, ssl.name),
+    ),
+    command(
+        ngx_string!("matrix_user_hash_ssl_server_name"),
+        ANYWHERE | NGX_CONF_FLAG,
+        slot::flag,
+        mem::offset_of!(LocationConf, ssl.server_name),
+    ),
+    command(
+        ngx_string!("matrix_user_hash_ssl_protocols"),
+        ANYWHERE | NGX_CONF_1MORE,
+        protocols,
+        0,
+    ),
+    command(
+        ngx_string!("matrix_user_hash_ssl_ciphers"),
+        ANYWHERE | NGX_CONF_TAKE1,
+        ngx_conf_set_str_slot,
+        mem::offset_of!(LocationConf, ssl.ciphers),
+    ),
+];
+
+/// Where systems keep the certificates of the authorities that they trust: Debian and Alpine, Red Hat, the BSDs.
+const SYSTEM_AUTHORITIES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// nginx's own default (`proxy_ssl_verify_depth`).
+const VERIFY_DEPTH: ngx_int_t = 1;
+
+const PROTOCOLS: [(&[u8], u32); 4] = [
+    (b"TLSv1", NGX_SSL_TLSv1),
+    (b"TLSv1.1", NGX_SSL_TLSv1_1),
+    (b"TLSv1.2", NGX_SSL_TLSv1_2),
+    (b"TLSv1.3", NGX_SSL_TLSv1_3),
+];
+
+/// What the directives of a block say.
+#[repr(C)]
+pub struct Settings {
+    verify: ngx_int_t,
+    server_name: ngx_int_t,
+    protocols: ngx_uint_t,
+    trusted_certificate: ngx_str_t,
+    ciphers: ngx_str_t,
+    name: *mut ngx_http_complex_value_t,
+}
+
+const UNSET_NAME: *mut ngx_http_complex_value_t = UNSET as *mut _;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            verify: UNSET,
+            server_name: UNSET,
+            protocols: 0,
+            trusted_certificate: ngx_str_t::empty(),
+            ciphers: ngx_str_t::empty(),
+            name: UNSET_NAME,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether no directive stands in the block.
+    pub fn is_unset(&self) -> bool {
+        self.verify == UNSET
+            && self.server_name == UNSET
+            && self.protocols == 0
+            && self.trusted_certificate.data.is_null()
+            && self.ciphers.data.is_null()
+            && self.name == UNSET_NAME
+    }
+
+    /// Takes what is not set from the enclosing block, or by default.
+    pub fn inherit(&mut self, outer: &Self) {
+        slot::inherit(&mut self.verify, outer.verify, UNSET, 1);
+        slot::inherit(&mut self.server_name, outer.server_name, UNSET, 1);
+        slot::inherit(
+            &mut self.protocols,
+            outer.protocols,
+            0,
+            (NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3) as ngx_uint_t,
+        );
+        slot::inherit(&mut self.name, outer.name, UNSET_NAME, ptr::null_mut());
+        inherit_text(
+            &mut self.trusted_certificate,
+            &outer.trusted_certificate,
+            ngx_str_t::empty(),
+        );
+        inherit_text(&mut self.ciphers, &outer.ciphers, ngx_string!("DEFAULT"));
+    }
+
+    /// Makes the TLS context of a block's lookups.
+    ///
+    /// # Errors
+    ///
+    /// A file or a list is wrong; it has been logged.
+    pub fn apply(
+        &mut self,
+        cf: &mut ngx_conf_t,
+        upstream: &mut ngx_http_upstream_conf_t,
+    ) -> Result<(), Invalid> {
+        let ok = Status::NGX_OK.0;
+        // SAFETY: the context lives in the cycle's pool, which frees what OpenSSL has in it; the calls are those of
+        // ngx_http_proxy_set_ssl.
+        unsafe {
+            let ssl = nginx_sys::ngx_pcalloc(cf.pool, size_of::<ngx_ssl_t>()).cast::<ngx_ssl_t>();
+            if ssl.is_null() {
+                return Err(Invalid);
+            }
+            (*ssl).log = cf.log;
+            if ngx_ssl_create(ssl, self.protocols, ptr::null_mut()) != ok {
+                return Err(Invalid);
+            }
+            let Some(cleanup) = ngx_pool_cleanup_add(cf.pool, 0).as_mut() else {
+                ngx_ssl_cleanup_ctx(ssl.cast());
+                return Err(Invalid);
+            };
+            cleanup.handler = Some(ngx_ssl_cleanup_ctx);
+            cleanup.data = ssl.cast();
+            if ngx_ssl_ciphers(cf, ssl, &raw mut self.ciphers, 0) != ok {
+                return Err(Invalid);
+            }
+            if self.verify != 0 {
+                let mut authorities = self.authorities(cf)?;
+                if ngx_ssl_trusted_certificate(cf, ssl, &raw mut authorities, VERIFY_DEPTH) != ok {
+                    return Err(Invalid);
+                }
+            }
+            if ngx_ssl_client_session_cache(cf, ssl, 1) != ok {
+                return Err(Invalid);
+            }
+            upstream.ssl = ssl;
+        }
+        upstream.ssl_session_reuse = 1;
+        upstream.ssl_name = self.name;
+        upstream.ssl_server_name = self.server_name;
+        upstream.ssl_verify = self.verify;
+        Ok(())
+    }
+
+    /// The file of certificates that a server's is verified against: the operator's, or the system's.
+    fn authorities(&self, cf: &mut ngx_conf_t) -> Result<ngx_str_t, Invalid> {
+        if self.trusted_certificate.len > 0 {
+            return Ok(self.trusted_certificate);
+        }
+        match SYSTEM_AUTHORITIES
+            .into_iter()
+            .find(|file| Path::new(file).is_file())
+        {
+            Some(file) => Ok(ngx_str_t {
+                len: file.len(),
+                data: file.as_ptr().cast_mut(),
+            }),
+            None => {
+                emerg!(
+                    cf,
+                    "no \"matrix_user_hash_ssl_trusted_certificate\" for \"matrix_user_hash_ssl_verify on\", and the \
+                     system has no list of authorities (package ca-certificates)"
+                );
+                Err(Invalid)
+            }
+        }
+    }
+}
+
+fn inherit_text(inner: &mut ngx_str_t, outer: &ngx_str_t, default: ngx_str_t) {
+    if inner.data.is_null() {
+        *inner = if outer.data.is_null() {
+            default
+        } else {
+            *outer
+        };
+    }
+}
+
+/// Reads `matrix_user_hash_ssl_protocols`.
+unsafe extern "C" fn protocols(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments; `conf` is a block of ours.
+    let (words, mask) = unsafe {
+        (
+            args(&*cf),
+            &mut (*conf.cast::<LocationConf>()).ssl.protocols,
+        )
+    };
+    if *mask != 0 {
+        return c"is duplicate".as_ptr().cast_mut();
+    }
+    for word in &words[1..] {
+        let Some((_, protocol)) = PROTOCOLS.iter().find(|(name, _)| name == word) else {
+            emerg!(
+                cf,
+                "invalid value \"{}\" in \"matrix_user_hash_ssl_protocols\" directive, it must be of: TLSv1, TLSv1.1, \
+                 TLSv1.2, TLSv1.3",
+                String::from_utf8_lossy(word)
+            );
+            return NGX_CONF_ERROR;
+        };
+        *mask |= *protocol as ngx_uint_t;
+    }
+    NGX_CONF_OK
+}

@@ -1,0 +1,185 @@
+//! The upstream family: how the servers behind whoami are talked to, with nginx's own meanings.
+
+use core::ffi::{c_char, c_void};
+use core::mem;
+
+use nginx_sys::{
+    NGX_CONF_BITMASK_SET, NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_HTTP_403,
+    NGX_HTTP_UPSTREAM_FT_HTTP_404, NGX_HTTP_UPSTREAM_FT_HTTP_429, NGX_HTTP_UPSTREAM_FT_HTTP_500,
+    NGX_HTTP_UPSTREAM_FT_HTTP_502, NGX_HTTP_UPSTREAM_FT_HTTP_503, NGX_HTTP_UPSTREAM_FT_HTTP_504,
+    NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT,
+    NGX_HTTP_UPSTREAM_FT_OFF, NGX_HTTP_UPSTREAM_FT_TIMEOUT, ngx_command_t, ngx_conf_t,
+    ngx_http_upstream_conf_t, ngx_uint_t,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+
+use super::slot::{UNSET, UNSET_UINT, inherit as take};
+use super::{LocationConf, args};
+
+const SET: ngx_uint_t = NGX_CONF_BITMASK_SET as ngx_uint_t;
+/// What `ngx_http_upstream_next` is told when we want the next server.
+pub const INVALID_HEADER: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_INVALID_HEADER as ngx_uint_t;
+const OFF: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
+
+/// What `matrix_user_hash_next_upstream` takes: the words of `proxy_next_upstream`, and `invalid_response` and
+/// `not_found` as `memcached_next_upstream` calls them.
+const CASES: [(&[u8], u32); 14] = [
+    (b"error", NGX_HTTP_UPSTREAM_FT_ERROR),
+    (b"timeout", NGX_HTTP_UPSTREAM_FT_TIMEOUT),
+    (b"invalid_header", NGX_HTTP_UPSTREAM_FT_INVALID_HEADER),
+    (b"invalid_response", NGX_HTTP_UPSTREAM_FT_INVALID_HEADER),
+    (b"http_500", NGX_HTTP_UPSTREAM_FT_HTTP_500),
+    (b"http_502", NGX_HTTP_UPSTREAM_FT_HTTP_502),
+    (b"http_503", NGX_HTTP_UPSTREAM_FT_HTTP_503),
+    (b"http_504", NGX_HTTP_UPSTREAM_FT_HTTP_504),
+    (b"http_403", NGX_HTTP_UPSTREAM_FT_HTTP_403),
+    (b"http_404", NGX_HTTP_UPSTREAM_FT_HTTP_404),
+    (b"not_found", NGX_HTTP_UPSTREAM_FT_HTTP_404),
+    (b"http_429", NGX_HTTP_UPSTREAM_FT_HTTP_429),
+    (b"non_idempotent", NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT),
+    (b"off", NGX_HTTP_UPSTREAM_FT_OFF),
+];
+
+/// The case of `next_upstream` that an answer's status is, if it is one.
+pub fn case_of(status: u16) -> Option<ngx_uint_t> {
+    let case = match status {
+        403 => NGX_HTTP_UPSTREAM_FT_HTTP_403,
+        404 => NGX_HTTP_UPSTREAM_FT_HTTP_404,
+        429 => NGX_HTTP_UPSTREAM_FT_HTTP_429,
+        500 => NGX_HTTP_UPSTREAM_FT_HTTP_500,
+        502 => NGX_HTTP_UPSTREAM_FT_HTTP_502,
+        503 => NGX_HTTP_UPSTREAM_FT_HTTP_503,
+        504 => NGX_HTTP_UPSTREAM_FT_HTTP_504,
+        _ => return None,
+    };
+    Some(case as ngx_uint_t)
+}
+
+/// Nothing set.
+pub fn unset() -> ngx_http_upstream_conf_t {
+    // SAFETY: nginx's modules make theirs with ngx_pcalloc and set what is not 0, as here.
+    let mut conf: ngx_http_upstream_conf_t = unsafe { mem::zeroed() };
+    conf.local = UNSET as *mut _;
+    conf.socket_keepalive = UNSET;
+    conf.next_upstream_tries = UNSET_UINT;
+    conf.connect_timeout = UNSET_UINT;
+    conf.send_timeout = UNSET_UINT;
+    conf.read_timeout = UNSET_UINT;
+    conf.next_upstream_timeout = UNSET_UINT;
+    conf.buffer_size = UNSET_UINT;
+    // An answer that was asked for is kept even if nobody waits for it any more.
+    conf.ignore_client_abort = 1;
+    conf
+}
+
+/// Whether no directive of the family stands in the block.
+pub fn is_unset(conf: &ngx_http_upstream_conf_t) -> bool {
+    conf.local == UNSET as *mut _
+        && conf.socket_keepalive == UNSET
+        && conf.next_upstream == 0
+        && [
+            conf.next_upstream_tries,
+            conf.connect_timeout,
+            conf.send_timeout,
+            conf.read_timeout,
+            conf.next_upstream_timeout,
+            conf.buffer_size,
+        ]
+        .iter()
+        .all(|&value| value == UNSET_UINT)
+}
+
+/// Takes what is not set from the enclosing block, or by default (as `ngx_http_memcached_merge_loc_conf`, but for the
+/// timeouts: a lookup holds up a request, so they are 1 s).
+pub fn inherit(inner: &mut ngx_http_upstream_conf_t, outer: &ngx_http_upstream_conf_t) {
+    take(
+        &mut inner.local,
+        outer.local,
+        UNSET as *mut _,
+        core::ptr::null_mut(),
+    );
+    take(
+        &mut inner.socket_keepalive,
+        outer.socket_keepalive,
+        UNSET,
+        0,
+    );
+    take(
+        &mut inner.next_upstream_tries,
+        outer.next_upstream_tries,
+        UNSET_UINT,
+        0,
+    );
+    take(
+        &mut inner.connect_timeout,
+        outer.connect_timeout,
+        UNSET_UINT,
+        1000,
+    );
+    take(
+        &mut inner.send_timeout,
+        outer.send_timeout,
+        UNSET_UINT,
+        1000,
+    );
+    take(
+        &mut inner.read_timeout,
+        outer.read_timeout,
+        UNSET_UINT,
+        1000,
+    );
+    take(
+        &mut inner.next_upstream_timeout,
+        outer.next_upstream_timeout,
+        UNSET_UINT,
+        0,
+    );
+    // SAFETY: nginx sets its page size before it reads the configuration (ngx_os_init).
+    let page = unsafe { nginx_sys::ngx_pagesize };
+    take(&mut inner.buffer_size, outer.buffer_size, UNSET_UINT, page);
+    let default = SET | (NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_TIMEOUT) as ngx_uint_t;
+    take(&mut inner.next_upstream, outer.next_upstream, 0, default);
+    if inner.next_upstream & OFF != 0 {
+        inner.next_upstream = SET | OFF;
+    }
+}
+
+/// Reads `matrix_user_hash_next_upstream`.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn next(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments; `conf` is a block of ours.
+    let (words, mask) = unsafe {
+        (
+            args(&*cf),
+            &mut (*conf.cast::<LocationConf>()).own_upstream.next_upstream,
+        )
+    };
+    if *mask != 0 {
+        return c"is duplicate".as_ptr().cast_mut();
+    }
+    *mask = SET;
+    for word in &words[1..] {
+        let Some((_, case)) = CASES.iter().find(|(name, _)| name == word) else {
+            let known: Vec<_> = CASES
+                .iter()
+                .map(|(name, _)| String::from_utf8_lossy(name))
+                .collect();
+            emerg!(
+                cf,
+                "invalid value \"{}\" in \"matrix_user_hash_next_upstream\" directive, it must be of: {}",
+                String::from_utf8_lossy(word),
+                known.join(", ")
+            );
+            return NGX_CONF_ERROR;
+        };
+        *mask |= *case as ngx_uint_t;
+    }
+    NGX_CONF_OK
+}

@@ -1,0 +1,140 @@
+//! `matrix_user_hash_valid`: how long an answer is fresh.
+
+use core::ffi::{c_char, c_void};
+
+use matrix_user_hash_core::time::Seconds;
+use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_int_t, ngx_parse_time, ngx_str_t, ngx_uint_t};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+
+use super::{LocationConf, args};
+
+/// How long each kind of answer is fresh; `None` is not set.
+#[derive(Clone, Copy, Default)]
+pub struct Valid {
+    /// 200: whose token it is.
+    known: Option<Seconds>,
+    /// 401 with `M_UNKNOWN_TOKEN`: nobody's.
+    refused: Option<Seconds>,
+    /// Whatever else went wrong, in milliseconds, since it is at most a second.
+    failed: Option<u32>,
+}
+
+/// The longest freshness: 365 days. The table counts seconds modulo 2^26 (776 days).
+const LONGEST: ngx_int_t = 365 * 24 * 3600;
+/// The longest that a failure may be remembered, in milliseconds (interface.md).
+const LONGEST_FAILURE: ngx_int_t = 1000;
+
+impl Valid {
+    /// Takes what is not set from the enclosing block, or by default.
+    pub fn inherit(&mut self, outer: &Self) {
+        self.known = self.known.or(outer.known).or(Some(Seconds::new(3600)));
+        self.refused = self.refused.or(outer.refused).or(Some(Seconds::new(30)));
+        self.failed = self.failed.or(outer.failed).or(Some(1000));
+    }
+
+    /// How long the table's answer is fresh.
+    pub fn known(&self) -> Seconds {
+        self.known.unwrap_or_default()
+    }
+
+    /// How long a refusal is remembered, in milliseconds.
+    pub fn refused(&self) -> u64 {
+        u64::from(self.refused.unwrap_or_default().get()) * 1000
+    }
+
+    /// How long a failure is remembered, in milliseconds.
+    pub fn failed(&self) -> u64 {
+        u64::from(self.failed.unwrap_or_default())
+    }
+}
+
+/// Reads `matrix_user_hash_valid [CODE ...] TIME`; may stand several times in a block, for different codes.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn set(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments; `conf` is a block of ours.
+    let (words, valid) = unsafe { (args(&*cf), &mut (*conf.cast::<LocationConf>()).valid) };
+    let (time, codes) = words[1..]
+        .split_last()
+        .expect("nginx wants at least one argument");
+    let Some(milliseconds) = parse_milliseconds(time) else {
+        emerg!(
+            cf,
+            "invalid time \"{}\" in \"matrix_user_hash_valid\" directive, it must be a time of at most 365d",
+            String::from_utf8_lossy(time)
+        );
+        return NGX_CONF_ERROR;
+    };
+    // As proxy_cache_valid: without a code, the time is that of the good answers.
+    let codes = if codes.is_empty() {
+        &[&b"200"[..]]
+    } else {
+        codes
+    };
+    for code in codes {
+        if !set_code(cf, valid, code, time, milliseconds) {
+            return NGX_CONF_ERROR;
+        }
+    }
+    NGX_CONF_OK
+}
+
+fn set_code(
+    cf: *mut ngx_conf_t,
+    valid: &mut Valid,
+    code: &[u8],
+    time: &[u8],
+    milliseconds: ngx_int_t,
+) -> bool {
+    let seconds = Seconds::new(u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX));
+    let duplicate = match code {
+        b"200" => valid.known.replace(seconds).is_some(),
+        b"401" => valid.refused.replace(seconds).is_some(),
+        b"any" if milliseconds > LONGEST_FAILURE => {
+            emerg!(
+                cf,
+                "invalid time \"{}\" in \"matrix_user_hash_valid\" directive, \"any\" may be at most 1s: a failure is \
+                 no fact about a token",
+                String::from_utf8_lossy(time)
+            );
+            return false;
+        }
+        b"any" => valid
+            .failed
+            .replace(u32::try_from(milliseconds).unwrap_or(1000))
+            .is_some(),
+        other => {
+            emerg!(
+                cf,
+                "invalid code \"{}\" in \"matrix_user_hash_valid\" directive, it must be \"200\", \"401\" or \"any\"",
+                String::from_utf8_lossy(other)
+            );
+            return false;
+        }
+    };
+    if duplicate {
+        emerg!(
+            cf,
+            "duplicate code \"{}\" in \"matrix_user_hash_valid\" directive",
+            String::from_utf8_lossy(code)
+        );
+    }
+    !duplicate
+}
+
+/// A time as nginx writes it (`1h30m`), in milliseconds.
+fn parse_milliseconds(time: &[u8]) -> Option<ngx_int_t> {
+    let mut line = ngx_str_t {
+        len: time.len(),
+        data: time.as_ptr().cast_mut(),
+    };
+    // SAFETY: `ngx_parse_time` only reads the string.
+    let milliseconds = unsafe { ngx_parse_time(&raw mut line, 0 as ngx_uint_t) };
+    (milliseconds != Status::NGX_ERROR.0 && milliseconds <= LONGEST * 1000).then_some(milliseconds)
+}

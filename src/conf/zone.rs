@@ -1,0 +1,159 @@
+//! `matrix_user_hash_zone`: where answers are kept.
+
+use core::ffi::{c_char, c_void};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use matrix_user_hash_core::time::Seconds;
+use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_int_t, ngx_parse_size, ngx_parse_time, ngx_str_t};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+
+use super::args;
+use crate::request::bytes;
+use crate::zone::{Settings, SharedZone};
+
+/// Reads `matrix_user_hash_zone NAME:SIZE [inactive=TIME] [state=FILE]`.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn set(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    _conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx is reading the directive.
+    let cf = unsafe { &mut *cf };
+    let words = args(cf);
+    let settings = match read(cf, &words) {
+        Ok(settings) => settings,
+        Err((word, reason)) => {
+            let word = String::from_utf8_lossy(word);
+            emerg!(
+                cf,
+                "invalid parameter \"{word}\" in \"matrix_user_hash_zone\" directive: {reason}"
+            );
+            return NGX_CONF_ERROR;
+        }
+    };
+    if crate::main_conf(cf).zone(&settings.name).is_some() {
+        emerg!(
+            cf,
+            "duplicate zone \"{}\" in \"matrix_user_hash_zone\" directive",
+            settings.name
+        );
+        return NGX_CONF_ERROR;
+    }
+    match SharedZone::declare(cf, settings) {
+        Ok(zone) => {
+            crate::main_conf(cf).zones.push(zone);
+            NGX_CONF_OK
+        }
+        Err(_) => NGX_CONF_ERROR,
+    }
+}
+
+type Mistake<'a> = (&'a [u8], String);
+
+fn read<'a>(cf: &mut ngx_conf_t, words: &[&'a [u8]]) -> Result<Settings, Mistake<'a>> {
+    let (name, size) = name_and_size(words[1])?;
+    let mut settings = Settings {
+        name,
+        size,
+        ..Settings::default()
+    };
+    let (mut seen_inactive, mut seen_state) = (false, false);
+    for &word in &words[2..] {
+        let duplicate = if let Some(time) = word.strip_prefix(b"inactive=") {
+            settings.inactive =
+                inactive(time).ok_or((word, "it must be a time from 1s to 365d".to_owned()))?;
+            core::mem::replace(&mut seen_inactive, true)
+        } else if let Some(file) = word.strip_prefix(b"state=") {
+            settings.state = Some(state(cf, file).map_err(|reason| (word, reason))?);
+            core::mem::replace(&mut seen_state, true)
+        } else {
+            return Err((
+                word,
+                "it must be \"inactive=TIME\" or \"state=FILE\"".to_owned(),
+            ));
+        };
+        if duplicate {
+            return Err((word, "it is a duplicate".to_owned()));
+        }
+    }
+    Ok(settings)
+}
+
+fn name_and_size(word: &[u8]) -> Result<(String, usize), Mistake<'_>> {
+    let wrong = |reason: &str| (word, reason.to_owned());
+    let mut parts = word.splitn(2, |&byte| byte == b':');
+    let name = parts.next().unwrap_or_default();
+    let size = parts
+        .next()
+        .ok_or_else(|| wrong("it must be NAME:SIZE, such as \"users:4m\""))?;
+    let name = core::str::from_utf8(name)
+        .ok()
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| wrong("it has no name"))?;
+    let mut line = ngx_str_t {
+        len: size.len(),
+        data: size.as_ptr().cast_mut(),
+    };
+    // SAFETY: `ngx_parse_size` only reads the string.
+    let bytes = unsafe { ngx_parse_size(&raw mut line) };
+    let bytes = usize::try_from(bytes)
+        .map_err(|_| wrong("invalid zone size, it must be one such as \"4m\""))?;
+    if bytes < SharedZone::smallest() {
+        let smallest = SharedZone::smallest() / 1024;
+        return Err((
+            word,
+            format!("zone \"{name}\" is too small, it must have at least {smallest}k"),
+        ));
+    }
+    Ok((name.to_owned(), bytes))
+}
+
+fn inactive(time: &[u8]) -> Option<Seconds> {
+    const LONGEST: ngx_int_t = 365 * 24 * 3600;
+    let mut line = ngx_str_t {
+        len: time.len(),
+        data: time.as_ptr().cast_mut(),
+    };
+    // SAFETY: `ngx_parse_time` only reads the string.
+    let seconds = unsafe { ngx_parse_time(&raw mut line, 1) };
+    let valid = seconds != Status::NGX_ERROR.0 && (1..=LONGEST).contains(&seconds);
+    valid
+        .then(|| u32::try_from(seconds).ok().map(Seconds::new))
+        .flatten()
+}
+
+/// The full name of the file, which need not exist; if it does, it must be one that can be read.
+fn state(cf: &mut ngx_conf_t, file: &[u8]) -> Result<PathBuf, String> {
+    if file.is_empty() {
+        return Err("it names no file".to_owned());
+    }
+    let mut name = ngx_str_t {
+        len: file.len(),
+        data: file.as_ptr().cast_mut(),
+    };
+    // SAFETY: nginx makes a new string in the cycle's pool if the name is relative; it does not write to ours.
+    let full = unsafe {
+        if nginx_sys::ngx_conf_full_name(cf.cycle, &raw mut name, 0) != Status::NGX_OK.0 {
+            return Err("there is no memory".to_owned());
+        }
+        bytes(&name)
+    };
+    let path = PathBuf::from(OsStr::from_bytes(full));
+    match File::open(&path).and_then(|file| file.metadata()) {
+        Ok(metadata) if metadata.is_file() => Ok(path),
+        Ok(_) => Err("it is not a regular file".to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
+            Some(parent) if parent.is_dir() => Ok(path),
+            _ => Err("its directory does not exist".to_owned()),
+        },
+        Err(error) => Err(format!("it cannot be read: {error}")),
+    }
+}

@@ -1,0 +1,145 @@
+//! Timers and posted events of our own.
+//!
+//! nginx's events belong to connections; [`Alarm`] is one that belongs to anything. It can wait for a time, be posted
+//! to run at the end of this turn of the event loop, or both, and it takes itself away when dropped.
+
+use core::ffi::c_void;
+use core::ptr;
+use std::boxed::Box;
+
+use nginx_sys::{
+    ngx_add_timer, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_log_t, ngx_msec_t,
+};
+
+/// What `ngx_event_t.data` points to. nginx's debug log reads the descriptor of an `ngx_connection_t` there
+/// (`ngx_event_ident`): the fourth word.
+#[repr(C)]
+struct Ident {
+    unused: [usize; 3],
+    fd: isize,
+}
+
+static IDENT: Ident = Ident {
+    unused: [0; 3],
+    fd: -1,
+};
+
+/// Why an alarm rang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// The time is up.
+    Timeout,
+    /// It was posted.
+    Posted,
+}
+
+/// The event, and behind it what it calls; nginx links the event into its tree and queue, so it never moves.
+#[repr(C)]
+struct Inner {
+    event: ngx_event_t,
+    call: unsafe fn(*mut c_void, Ring),
+    subject: *mut c_void,
+}
+
+/// An event that calls a function with a subject.
+pub struct Alarm(*mut Inner);
+
+impl Alarm {
+    /// An alarm that is not set. `cancelable`: a worker that shuts down does not wait for it.
+    ///
+    /// # Safety
+    ///
+    /// `log` outlives the alarm. `call` may be called with `subject` until the alarm is dropped; it must not unwind,
+    /// and it may drop the alarm.
+    pub unsafe fn new(
+        log: *mut ngx_log_t,
+        cancelable: bool,
+        call: unsafe fn(*mut c_void, Ring),
+        subject: *mut c_void,
+    ) -> Self {
+        // SAFETY: an event of zeros is what nginx makes with ngx_pcalloc: nothing set, nothing linked.
+        let mut event: ngx_event_t = unsafe { core::mem::zeroed() };
+        event.data = ptr::from_ref(&IDENT).cast_mut().cast();
+        event.handler = Some(ring);
+        event.log = log;
+        event.set_cancelable(cancelable.into());
+        Self(Box::into_raw(Box::new(Inner {
+            event,
+            call,
+            subject,
+        })))
+    }
+
+    fn event(&self) -> *mut ngx_event_t {
+        // SAFETY: the box lives until `drop`.
+        unsafe { &raw mut (*self.0).event }
+    }
+
+    /// Rings in `milliseconds`, unless it is set to ring already.
+    pub fn set(&self, milliseconds: ngx_msec_t) {
+        // SAFETY: the event lives until `drop`, which takes it out of the tree.
+        unsafe {
+            if (*self.event()).timer_set() == 0 {
+                ngx_add_timer(self.event(), milliseconds);
+            }
+        }
+    }
+
+    /// Rings in `milliseconds`, whatever it was set to.
+    pub fn reset(&self, milliseconds: ngx_msec_t) {
+        self.unset();
+        self.set(milliseconds);
+    }
+
+    /// Does not ring when the time is up.
+    pub fn unset(&self) {
+        // SAFETY: the event lives until `drop`, and is in the tree when `timer_set` says so.
+        unsafe {
+            if (*self.event()).timer_set() != 0 {
+                ngx_del_timer(self.event());
+            }
+        }
+    }
+
+    /// Whether it is set to ring at a time.
+    pub fn is_set(&self) -> bool {
+        // SAFETY: the event lives until `drop`.
+        unsafe { (*self.event()).timer_set() != 0 }
+    }
+
+    /// Rings once more in this turn of the event loop, after the callbacks that are running.
+    pub fn post(&self) {
+        // SAFETY: the event lives until `drop`, which takes it out of the queue.
+        unsafe { nginx_sys::ngx_post_event(self.event(), &raw mut nginx_sys::ngx_posted_events) }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.unset();
+        // SAFETY: the event is in the queue when `posted` says so; the box is ours, and nobody else has it now.
+        unsafe {
+            if (*self.event()).posted() != 0 {
+                ngx_delete_posted_event(self.event());
+            }
+            drop(Box::from_raw(self.0));
+        }
+    }
+}
+
+/// nginx's event handler for every alarm.
+unsafe extern "C" fn ring(event: *mut ngx_event_t) {
+    // SAFETY: the event is the first field of an `Inner` that lives: a dropped one is in no tree and no queue.
+    // `call` is copied out first, since it may drop the alarm.
+    unsafe {
+        let inner = event.cast::<Inner>();
+        let why = if (*event).timedout() != 0 {
+            Ring::Timeout
+        } else {
+            Ring::Posted
+        };
+        (*event).set_timedout(0);
+        let (call, subject) = ((*inner).call, (*inner).subject);
+        call(subject, why);
+    }
+}

@@ -1,0 +1,87 @@
+//! What is asked, and what the answer means: between the client's request and the core's bytes.
+
+use matrix_user_hash_core::query;
+use matrix_user_hash_core::token;
+use matrix_user_hash_core::whoami::{
+    self, Answer, DeviceParam, Failure, FailureKind, Masquerade, Response,
+};
+
+use super::{Order, Report};
+use crate::conf::target::Target;
+use crate::phase::{self, Question};
+use crate::request::Request;
+
+/// A question, ready to be sent.
+pub struct Written {
+    /// The HTTP request.
+    pub bytes: Vec<u8>,
+    /// The user that an application service wants to be.
+    pub asked: Option<String>,
+}
+
+/// Writes the whoami request for what `client` asks. Nothing if it does not ask that (any more).
+pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
+    let indexes = phase::indexes(client);
+    let (mut token_room, mut user_room, mut device_room) = (Vec::new(), Vec::new(), Vec::new());
+    let token = token::find(client.authorization(), client.args(), &mut token_room)?;
+    let masquerade = match order.question {
+        Question::Owner(_) => None,
+        Question::Masquerade { .. } => Some(Masquerade {
+            user_id: phase::named_user(client, &mut user_room)?,
+            device_id: device(client.args(), &mut device_room),
+        }),
+    };
+    let asked = masquerade
+        .as_ref()
+        .map(|masquerade| masquerade.user_id.as_str().to_owned());
+    let request = whoami::Request {
+        path: &target.path,
+        host: &target.host,
+        token: &token,
+        user_agent: client.user_agent(),
+        forwarded_for: client.variable(indexes.forwarded_for).unwrap_or_default(),
+        forwarded_proto: client.variable(indexes.scheme).unwrap_or_default(),
+        masquerade,
+    };
+    let mut bytes = Vec::with_capacity(request.len());
+    request.write(&mut bytes);
+    Some(Written { bytes, asked })
+}
+
+/// The device that an application service names; the stable name first, as Synapse reads them.
+fn device<'a>(args: &'a [u8], room: &'a mut Vec<u8>) -> Option<(DeviceParam, &'a [u8])> {
+    let param = [DeviceParam::Stable, DeviceParam::Msc3202]
+        .into_iter()
+        .find(|param| query::has(args, param.name().as_bytes()))?;
+    query::first(args, param.name().as_bytes(), room).map(|device| (param, device))
+}
+
+/// What a complete response says to the question.
+pub fn judge(response: &Response<'_>, asked: Option<&str>) -> Report {
+    match response.answer() {
+        Ok(Answer::User {
+            user_hash,
+            user_id,
+            has_device,
+        }) => Report::User {
+            user: user_hash,
+            has_device,
+            is_asked: asked == Some(&*user_id),
+        },
+        Ok(Answer::Refused) => Report::Refused,
+        Err(Failure::Status) => Report::Failed(FailureKind::Status),
+        Err(Failure::Body) => Report::Failed(FailureKind::Body),
+    }
+}
+
+/// A failure in an operator's words.
+pub fn explain(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Connect => "no connection to any of its servers",
+        FailureKind::Timeout => "it took too long",
+        FailureKind::Status => "its status was neither 200 nor a 401 with M_UNKNOWN_TOKEN",
+        FailureKind::Head => "it closed the connection early, or what it sent was not HTTP",
+        FailureKind::Body => "its answer was not the JSON object of whoami",
+        FailureKind::TooLarge => "its answer was larger than matrix_user_hash_buffer_size",
+    }
+}

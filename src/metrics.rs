@@ -1,0 +1,140 @@
+//! `matrix_user_hash_metrics`: a location that answers with the figures of all zones.
+
+use core::ffi::{c_char, c_void};
+use core::ptr;
+
+use matrix_user_hash_core::metrics::{Snapshot, render};
+use nginx_sys::{
+    NGX_HTTP_GET, NGX_HTTP_HEAD, ngx_alloc_chain_link, ngx_command_t, ngx_conf_t,
+    ngx_create_temp_buf, ngx_http_discard_request_body, ngx_http_output_filter, ngx_http_request_t,
+    ngx_http_send_header, ngx_int_t, ngx_str_t,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
+
+use crate::conf::{LocationConf, args};
+use crate::zone::now;
+use crate::{Module, guard, worker};
+
+/// How the figures are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object.
+    Json,
+    /// The Prometheus text format 0.0.4.
+    Prometheus,
+}
+
+/// Reads `matrix_user_hash_metrics [json|prometheus]`.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn set(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments; `conf` is a block of ours.
+    let (words, location) = unsafe { (args(&*cf), &mut *conf.cast::<LocationConf>()) };
+    if location.metrics.is_some() {
+        return c"is duplicate".as_ptr().cast_mut();
+    }
+    location.metrics = Some(match words.get(1).copied() {
+        None | Some(b"json") => Format::Json,
+        Some(b"prometheus") => Format::Prometheus,
+        Some(other) => {
+            emerg!(
+                cf,
+                "invalid value \"{}\" in \"matrix_user_hash_metrics\" directive, it must be \"json\" or \"prometheus\"",
+                String::from_utf8_lossy(other)
+            );
+            return NGX_CONF_ERROR;
+        }
+    });
+    // SAFETY: nginx reads the directives of a location, whose core configuration is there already.
+    let core = NgxHttpCoreModule::location_conf_mut(unsafe { &*cf });
+    core.expect("a location has a core configuration").handler = Some(handler);
+    NGX_CONF_OK
+}
+
+/// nginx's content handler.
+unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    const NOT_ALLOWED: ngx_int_t = 405;
+    const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
+    guard::guard(INTERNAL_SERVER_ERROR, || {
+        // SAFETY: nginx calls with the live request of a location that `set` prepared.
+        unsafe {
+            if (*r).method & (NGX_HTTP_GET | NGX_HTTP_HEAD) as usize == 0 {
+                return NOT_ALLOWED;
+            }
+            let discarded = ngx_http_discard_request_body(r);
+            if discarded != Status::NGX_OK.0 {
+                return discarded;
+            }
+            let format = Module::location_conf(&*r)
+                .and_then(|conf| conf.metrics)
+                .unwrap_or(Format::Json);
+            let (text, kind) = figures(
+                Module::main_conf(&*r).map_or(&[], |main| &main.zones),
+                format,
+            );
+            send(r, text.as_bytes(), kind)
+        }
+    })
+}
+
+/// The figures of the zones, and their Content-Type.
+fn figures(zones: &[&'static crate::zone::SharedZone], format: Format) -> (String, &'static str) {
+    let snapshots: Vec<_> = zones
+        .iter()
+        .filter_map(|shared| {
+            let zone = shared.ready()?;
+            Some((
+                &*shared.name,
+                Snapshot::read(&zone, now(), shared.inactive, worker::is_alive),
+            ))
+        })
+        .collect();
+    match format {
+        Format::Json => (render::json(&snapshots), render::JSON_TYPE),
+        Format::Prometheus => (render::prometheus(&snapshots), render::PROMETHEUS_TYPE),
+    }
+}
+
+/// Sends a whole response.
+///
+/// # Safety
+///
+/// `r` is live, and nothing was sent to it.
+unsafe fn send(r: *mut ngx_http_request_t, body: &[u8], kind: &'static str) -> ngx_int_t {
+    // SAFETY: the caller's; the buffer is as long as what is copied into it.
+    unsafe {
+        let kind = ngx_str_t {
+            len: kind.len(),
+            data: kind.as_ptr().cast_mut(),
+        };
+        (*r).headers_out.status = 200;
+        (*r).headers_out.content_length_n = i64::try_from(body.len()).unwrap_or(0);
+        (*r).headers_out.content_type = kind;
+        (*r).headers_out.content_type_len = kind.len;
+        let sent = ngx_http_send_header(r);
+        if sent == Status::NGX_ERROR.0
+            || sent > Status::NGX_OK.0
+            || (*r).method == NGX_HTTP_HEAD as usize
+        {
+            return sent;
+        }
+        let buffer = ngx_create_temp_buf((*r).pool, body.len());
+        let link = ngx_alloc_chain_link((*r).pool);
+        if buffer.is_null() || link.is_null() {
+            return Status::NGX_ERROR.0;
+        }
+        ptr::copy_nonoverlapping(body.as_ptr(), (*buffer).last, body.len());
+        (*buffer).last = (*buffer).last.add(body.len());
+        (*buffer).set_last_buf(1);
+        (*link).buf = buffer;
+        (*link).next = ptr::null_mut();
+        ngx_http_output_filter(r, link)
+    }
+}

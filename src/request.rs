@@ -1,0 +1,174 @@
+//! A client's request as nginx holds it, seen through what we read of it and write to it.
+//!
+//! [`Request`] is a pointer that is known to be live while a callback of nginx runs. Its methods are the only places
+//! where the fields of `ngx_http_request_t` are touched on behalf of the request's own life; what they return borrows
+//! nginx's buffers.
+
+use core::ffi::c_void;
+use core::ptr::{self, NonNull};
+use core::slice;
+
+use nginx_sys::{
+    ngx_connection_t, ngx_http_cleanup_add, ngx_http_cleanup_t, ngx_http_get_indexed_variable,
+    ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_log_t, ngx_pnalloc,
+    ngx_str_t, ngx_uint_t,
+};
+
+/// A live request. Copies are cheap and dangle once nginx frees the request: keep one only where a cleanup handler
+/// (see [`Request::on_cleanup`]) takes it away in time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Request(NonNull<ngx_http_request_t>);
+
+/// The bytes of an `ngx_str_t`.
+///
+/// # Safety
+///
+/// `s` describes memory that stays unchanged as long as the result is used.
+pub unsafe fn bytes<'a>(s: &ngx_str_t) -> &'a [u8] {
+    if s.data.is_null() {
+        return &[];
+    }
+    // SAFETY: nginx keeps `len` readable bytes behind a `data` that is not NULL; the caller vouches for their life.
+    unsafe { slice::from_raw_parts(s.data, s.len) }
+}
+
+impl Request {
+    /// # Safety
+    ///
+    /// `r` is the live request of the callback that nginx is running, and is not NULL.
+    pub unsafe fn from_ptr(r: *mut ngx_http_request_t) -> Self {
+        // SAFETY: the caller vouches that it is not NULL.
+        Self(unsafe { NonNull::new_unchecked(r) })
+    }
+
+    /// For calls into nginx.
+    pub fn as_ptr(self) -> *mut ngx_http_request_t {
+        self.0.as_ptr()
+    }
+
+    /// Whether this is the client's own request, not a subrequest of it.
+    pub fn is_main(self) -> bool {
+        // SAFETY: live by construction.
+        unsafe { (*self.as_ptr()).main == self.as_ptr() }
+    }
+
+    /// The connection, real or (HTTP/2, HTTP/3) made up for the stream.
+    pub fn connection(self) -> *mut ngx_connection_t {
+        // SAFETY: live by construction; nginx sets it when it makes the request.
+        unsafe { (*self.as_ptr()).connection }
+    }
+
+    /// The log of the connection.
+    pub fn log(self) -> *mut ngx_log_t {
+        // SAFETY: a connection with a request has a log.
+        unsafe { (*self.connection()).log }
+    }
+
+    /// The configuration of our module at the location that nginx chose.
+    pub fn location_conf(self) -> *mut *mut c_void {
+        // SAFETY: live by construction.
+        unsafe { (*self.as_ptr()).loc_conf }
+    }
+
+    /// The main configurations of all modules.
+    pub fn main_conf(self) -> *mut *mut c_void {
+        // SAFETY: live by construction.
+        unsafe { (*self.as_ptr()).main_conf }
+    }
+
+    /// The value of the `Authorization` header. nginx itself refuses a request that has two
+    /// (`ngx_http_process_unique_header_line`).
+    pub fn authorization<'r>(self) -> Option<&'r [u8]> {
+        // SAFETY: live by construction; the header's value lives in the request's buffers.
+        unsafe {
+            let header = (*self.as_ptr()).headers_in.authorization.as_ref()?;
+            Some(bytes(&header.value))
+        }
+    }
+
+    /// The value of the `User-Agent` header.
+    pub fn user_agent<'r>(self) -> Option<&'r [u8]> {
+        // SAFETY: live by construction; the header's value lives in the request's buffers.
+        unsafe {
+            let header = (*self.as_ptr()).headers_in.user_agent.as_ref()?;
+            Some(bytes(&header.value))
+        }
+    }
+
+    /// The query, without the `?`.
+    pub fn args<'r>(self) -> &'r [u8] {
+        // SAFETY: live by construction; the query lives in the request's buffers.
+        unsafe { bytes(&(*self.as_ptr()).args) }
+    }
+
+    /// The variable of that index; nothing if it has no value.
+    pub fn variable<'r>(self, index: ngx_uint_t) -> Option<&'r [u8]> {
+        // SAFETY: live by construction; an index that `ngx_http_get_variable_index` gave for this configuration.
+        unsafe {
+            let value = ngx_http_get_indexed_variable(self.as_ptr(), index).as_ref()?;
+            if value.not_found() != 0 || value.data.is_null() {
+                return None;
+            }
+            Some(slice::from_raw_parts(value.data, value.len() as usize))
+        }
+    }
+
+    /// The place of an indexed variable, filled or not. It is shared with subrequests and survives internal
+    /// redirects, which `r->ctx` does not (`ngx_http_internal_redirect`).
+    pub fn variable_slot<'r>(self, index: ngx_uint_t) -> &'r mut ngx_http_variable_value_t {
+        // SAFETY: live by construction; `variables` has a place for each index of the configuration
+        // (`ngx_http_alloc_request`), and nothing else holds a reference to it while we do.
+        unsafe { &mut *(*self.as_ptr()).variables.add(index) }
+    }
+
+    /// Copies bytes into the request's pool: no call to the system unless the pool has to grow. Nothing when there
+    /// is no memory.
+    pub fn copy<const N: usize>(self, source: &[u8; N]) -> Option<NonNull<u8>> {
+        // SAFETY: live by construction; `ngx_pnalloc` gives `N` bytes or NULL.
+        unsafe {
+            let target = NonNull::new(ngx_pnalloc((*self.as_ptr()).pool, N).cast::<u8>())?;
+            ptr::copy_nonoverlapping(source.as_ptr(), target.as_ptr(), N);
+            Some(target)
+        }
+    }
+
+    /// Adds a handler that nginx calls when the request ends, however it ends: also from `ngx_http_terminate_request`,
+    /// where a pool's cleanup would come too late. The entry lives as long as the request; it does nothing while its
+    /// handler is NULL.
+    pub fn add_cleanup(self) -> Option<NonNull<ngx_http_cleanup_t>> {
+        // SAFETY: live by construction; the entry is allocated from the request's pool.
+        NonNull::new(unsafe { ngx_http_cleanup_add(self.as_ptr(), 0) })
+    }
+
+    /// Lets the request wait: the only thing that happens to it meanwhile is that its client may go away.
+    ///
+    /// As `ngx_http_limit_req_handler` does for a delayed request, so bodies, HTTP/2 and HTTP/3 are treated alike.
+    pub fn park(self) {
+        // SAFETY: live by construction. As `ngx_http_limit_req_handler`: events that wait already are seen now.
+        unsafe {
+            let connection = &mut *self.connection();
+            if (*connection.read).ready() != 0 {
+                nginx_sys::ngx_post_event(connection.read, &raw mut nginx_sys::ngx_posted_events);
+            } else {
+                nginx_sys::ngx_handle_read_event(connection.read, 0);
+            }
+            (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_test_reading);
+            (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_request_empty_handler);
+        }
+    }
+
+    /// Lets a parked request go on where it stopped. The request may be gone when this returns.
+    pub fn resume(self) {
+        let connection = self.connection();
+        // SAFETY: live by construction. As `ngx_http_request_handler` and `ngx_http_limit_req_delay` together.
+        unsafe {
+            let context = (*(*connection).log).data.cast::<ngx_http_log_ctx_t>();
+            (*context).current_request = self.as_ptr();
+            nginx_sys::ngx_handle_read_event((*connection).read, 0);
+            (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
+            (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_core_run_phases);
+            nginx_sys::ngx_http_core_run_phases(self.as_ptr());
+            nginx_sys::ngx_http_run_posted_requests(connection);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What `$matrix_user_hash_status` says: how a request came by its hash.
+
+/// How a request came by its hash. The names are part of the public interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The user was known, and the answer fresh.
+    Hit,
+    /// This request's own lookup answered.
+    Miss,
+    /// Somebody else's lookup answered.
+    Shared,
+    /// The user was known, and the answer past its freshness.
+    Stale,
+    /// The homeserver does not know the token (`M_UNKNOWN_TOKEN`).
+    Refused,
+    /// The lookup failed.
+    Error,
+    /// The lookup, or the wait for it, took too long.
+    Timeout,
+    /// The request has no token that Synapse would accept.
+    Anonymous,
+}
+
+impl Status {
+    /// The value of the variable.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "HIT",
+            Self::Miss => "MISS",
+            Self::Shared => "SHARED",
+            Self::Stale => "STALE",
+            Self::Refused => "REFUSED",
+            Self::Error => "ERROR",
+            Self::Timeout => "TIMEOUT",
+            Self::Anonymous => "ANONYMOUS",
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The three variables, and how a request keeps them.
+//!
+//! Once a request is resolved, its variables are written into their places in `r->variables`, where they stay for the
+//! rest of its life: subrequests share that array, and an internal redirect leaves it alone. Before that, the getters
+//! give emptiness that nginx does not keep.
+
+use matrix_user_hash_core::user::UserHash;
+use nginx_sys::{
+    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
+    ngx_http_variable_value_t, ngx_int_t, ngx_str_t, ngx_uint_t,
+};
+use ngx::core::Status as Code;
+use ngx::ngx_string;
+
+use crate::request::Request;
+use crate::status::Status;
+
+/// Where the variables are in `r->variables`, for one cycle.
+#[derive(Clone, Copy, Default)]
+pub struct Indexes {
+    hash: ngx_uint_t,
+    status: ngx_uint_t,
+    lookup_time: ngx_uint_t,
+    /// nginx's `$proxy_add_x_forwarded_for`.
+    pub forwarded_for: ngx_uint_t,
+    /// nginx's `$scheme`.
+    pub scheme: ngx_uint_t,
+}
+
+/// How a request came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolution {
+    /// What `hash … consistent` takes; nothing lets it go round.
+    pub hash: Option<UserHash>,
+    /// How it was found.
+    pub status: Status,
+    /// How long that held the request, in milliseconds, if it had to wait.
+    pub held: Option<u64>,
+}
+
+/// Adds the variables to the configuration.
+///
+/// # Errors
+///
+/// nginx refused, and has logged why.
+pub fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
+    let mut ours = |name| -> Result<ngx_uint_t, ngx_int_t> {
+        let mut name: ngx_str_t = name;
+        // SAFETY: nginx copies the name, and gives a variable of the configuration or NULL.
+        unsafe {
+            let variable = ngx_http_add_variable(cf, &raw mut name, 0)
+                .as_mut()
+                .ok_or(Code::NGX_ERROR.0)?;
+            variable.get_handler = Some(unresolved);
+        }
+        index(cf, name)
+    };
+    Ok(Indexes {
+        hash: ours(ngx_string!("matrix_user_hash"))?,
+        status: ours(ngx_string!("matrix_user_hash_status"))?,
+        lookup_time: ours(ngx_string!("matrix_user_hash_lookup_time"))?,
+        forwarded_for: index(cf, ngx_string!("proxy_add_x_forwarded_for"))?,
+        scheme: index(cf, ngx_string!("scheme"))?,
+    })
+}
+
+fn index(cf: *mut ngx_conf_t, mut name: ngx_str_t) -> Result<ngx_uint_t, ngx_int_t> {
+    // SAFETY: `cf` is the configuration that nginx is reading; it copies the name.
+    let index = unsafe { ngx_http_get_variable_index(cf, &raw mut name) };
+    ngx_uint_t::try_from(index).map_err(|_| Code::NGX_ERROR.0)
+}
+
+/// The getter of all three: asked only while there is nothing to give.
+///
+/// Neither `valid` nor `not_found` is set, so nginx asks again next time (ngx_http_get_indexed_variable).
+unsafe extern "C" fn unresolved(
+    _r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _data: usize,
+) -> ngx_int_t {
+    // SAFETY: nginx passes the place of the variable.
+    unsafe {
+        (*value).set_valid(0);
+        (*value).set_not_found(0);
+        (*value).set_no_cacheable(0);
+        (*value).set_len(0);
+        (*value).data = EMPTY.as_ptr().cast_mut();
+    }
+    Code::NGX_OK.0
+}
+
+static EMPTY: [u8; 1] = [0];
+
+/// Whether the request was resolved before: by the location that it was redirected from.
+pub fn is_resolved(request: Request, indexes: &Indexes) -> bool {
+    request.variable_slot(indexes.status).valid() != 0
+}
+
+/// Writes the variables. Without memory they stay empty, and the request goes round.
+pub fn write(request: Request, indexes: &Indexes, resolution: &Resolution) {
+    let hash = match resolution.hash {
+        None => Some((EMPTY.as_ptr(), 0)),
+        Some(hash) => request
+            .copy(&hash.hex())
+            .map(|hex| (hex.as_ptr().cast_const(), 16)),
+    };
+    if let Some((data, len)) = hash {
+        fill(request.variable_slot(indexes.hash), data, len);
+    }
+    let status = resolution.status.as_str();
+    fill(
+        request.variable_slot(indexes.status),
+        status.as_ptr(),
+        status.len(),
+    );
+    let (data, len) = match resolution.held.map(seconds) {
+        None => ("-".as_ptr(), 1),
+        Some((text, len)) => match request.copy(&text) {
+            Some(copy) => (copy.as_ptr().cast_const(), len),
+            None => ("-".as_ptr(), 1),
+        },
+    };
+    fill(request.variable_slot(indexes.lookup_time), data, len);
+}
+
+fn fill(value: &mut ngx_http_variable_value_t, data: *const u8, len: usize) {
+    value.set_len(u32::try_from(len).unwrap_or(0));
+    value.set_valid(1);
+    value.set_no_cacheable(0);
+    value.set_not_found(0);
+    value.data = data.cast_mut();
+}
+
+/// Seconds with milliseconds, as `$upstream_response_time` has them.
+fn seconds(milliseconds: u64) -> ([u8; 24], usize) {
+    use std::io::Write as _;
+
+    let mut text = [0; 24];
+    let mut rest = &mut text[..];
+    // 24 bytes hold any number of milliseconds: 17 digits, a point and 3 digits.
+    let _ = write!(rest, "{}.{:03}", milliseconds / 1000, milliseconds % 1000);
+    let len = 24 - rest.len();
+    (text, len)
+}

@@ -1,0 +1,336 @@
+//! Shared memory: from a directive to a [`Zone`] that requests can use.
+//!
+//! A zone is configured when its directive is read, and ready once nginx has mapped its memory, which it does for all
+//! zones together after the whole configuration is known. A reload hands the memory on; a changed size, a restart or a
+//! binary upgrade begins with new memory, into which the answers are taken over where they can be had: from the old
+//! zone, or from the state file.
+
+use core::cell::{Cell, RefCell};
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::AtomicU64;
+use std::path::PathBuf;
+
+use matrix_user_hash_core::key::Secret;
+use matrix_user_hash_core::state;
+use matrix_user_hash_core::time::{Millis, Seconds};
+use matrix_user_hash_core::zone::Zone;
+use nginx_sys::{
+    ngx_conf_t, ngx_int_t, ngx_shared_memory_add, ngx_shm_zone_t, ngx_slab_alloc, ngx_slab_pool_t,
+    ngx_str_t,
+};
+use ngx::core::Status;
+use ngx::http::{HttpModule, HttpModuleMainConf};
+
+use crate::conf::{Invalid, pool};
+use crate::event::Alarm;
+use crate::log;
+use crate::worker::Local;
+use crate::{Module, guard};
+
+/// The zone of a `matrix_user_hash` that names none.
+pub const DEFAULT_ZONE: &str = "matrix_user_hash";
+const DEFAULT_SIZE: usize = 4 << 20;
+
+/// What `matrix_user_hash_zone` says.
+pub struct Settings {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: usize,
+    /// How long an entry lives unused.
+    pub inactive: Seconds,
+    /// Where it is saved.
+    pub state: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_ZONE.to_owned(),
+            size: DEFAULT_SIZE,
+            inactive: Seconds::new(24 * 3600),
+            state: None,
+        }
+    }
+}
+
+/// Where a zone is in its life.
+#[derive(Clone, Copy)]
+enum Life {
+    /// Its directive was read; it has no memory.
+    Configured,
+    /// Its memory is mapped and formatted.
+    Ready(Zone<'static>),
+}
+
+/// A zone of one cycle's configuration.
+pub struct SharedZone {
+    /// Its name, which is also a label in the figures.
+    pub name: String,
+    /// How long an entry lives unused.
+    pub inactive: Seconds,
+    /// Where it is saved.
+    pub state: Option<PathBuf>,
+    life: Cell<Life>,
+    /// What this worker process keeps beside the shared memory.
+    local: RefCell<Option<Local>>,
+    /// Rings when it is to be saved, in the worker that does so.
+    saver: RefCell<Option<Alarm>>,
+}
+
+/// The moment that nginx's event loop has read for this turn.
+pub fn now() -> Millis {
+    // SAFETY: nginx keeps it up to date in the one thread of a worker (ngx_time_update).
+    Millis::new(unsafe { nginx_sys::ngx_current_msec } as u64)
+}
+
+impl SharedZone {
+    /// The smallest size of a zone in bytes: what nginx asks of any, and room for some hundred tokens.
+    pub fn smallest() -> usize {
+        // SAFETY: nginx sets its page size before it reads the configuration (ngx_os_init).
+        16 * unsafe { nginx_sys::ngx_pagesize }
+    }
+
+    /// Declares a zone to nginx.
+    ///
+    /// # Errors
+    ///
+    /// nginx refused, and has logged why.
+    pub fn declare(cf: &mut ngx_conf_t, settings: Settings) -> Result<&'static Self, Invalid> {
+        let zone = Self {
+            name: settings.name,
+            inactive: settings.inactive,
+            state: settings.state,
+            life: Cell::new(Life::Configured),
+            local: RefCell::new(None),
+            saver: RefCell::new(None),
+        };
+        // SAFETY: the zone and its name live in the cycle's pool, as long as nginx's own structure.
+        unsafe {
+            let zone = &*pool::adopt(cf.pool, zone).ok_or(Invalid)?;
+            let mut name = ngx_str_t {
+                len: zone.name.len(),
+                data: zone.name.as_ptr().cast_mut(),
+            };
+            let tag = ptr::from_ref(Module::module()).cast_mut().cast();
+            let shared = ngx_shared_memory_add(cf, &raw mut name, settings.size, tag)
+                .as_mut()
+                .ok_or(Invalid)?;
+            shared.init = Some(init);
+            shared.data = ptr::from_ref(zone).cast_mut().cast();
+            Ok(zone)
+        }
+    }
+
+    /// Declares the zone that is there without a directive.
+    ///
+    /// # Errors
+    ///
+    /// nginx refused, and has logged why.
+    pub fn default_zone(cf: &mut ngx_conf_t) -> Result<&'static Self, Invalid> {
+        Self::declare(cf, Settings::default())
+    }
+
+    /// The zone's content; nothing before nginx has mapped it.
+    pub fn ready(&self) -> Option<Zone<'static>> {
+        match self.life.get() {
+            Life::Configured => None,
+            Life::Ready(zone) => Some(zone),
+        }
+    }
+
+    /// Runs `body` with what this worker keeps beside the zone. Nothing if the zone is not ready, or `body` is called
+    /// from within `body`.
+    pub fn with_local<T>(&'static self, body: impl FnOnce(&mut Local) -> T) -> Option<T> {
+        let zone = self.ready()?;
+        let mut local = self.local.try_borrow_mut().ok()?;
+        Some(body(local.get_or_insert_with(|| Local::new(self, zone))))
+    }
+
+    /// Keeps the alarm by which this worker saves the zone.
+    pub fn set_saver(&self, alarm: Alarm) {
+        self.saver.replace(Some(alarm));
+    }
+
+    /// Uses that alarm, if this worker has it.
+    pub fn with_saver(&self, body: impl FnOnce(&Alarm)) {
+        if let Some(alarm) = &*self.saver.borrow() {
+            body(alarm);
+        }
+    }
+
+    /// Gives the zone its memory.
+    fn set_up(&self, shared: &ngx_shm_zone_t, previous: Option<&Self>) -> Result<(), String> {
+        let memory = Memory::of(shared)?;
+        if let Some(found) = memory.found {
+            match Zone::attach(found) {
+                Ok(zone) => {
+                    self.life.set(Life::Ready(zone));
+                    return Ok(());
+                }
+                Err(reason) => log::warning!(
+                    log::cycle_log(),
+                    "matrix_user_hash: zone \"{}\" starts empty: {reason}",
+                    self.name
+                ),
+            }
+        }
+        let words = memory.found.map_or_else(|| memory.allocate(), Ok)?;
+        let zone =
+            Zone::format(words, &random_secret()?, now()).map_err(|reason| reason.to_string())?;
+        match previous.and_then(Self::ready) {
+            Some(old) => self.take_over(&zone, old),
+            None => self.restore(&zone),
+        }
+        self.life.set(Life::Ready(zone));
+        Ok(())
+    }
+
+    /// Takes over the answers of the zone that a reload replaces by one of another size.
+    fn take_over(&self, zone: &Zone<'static>, old: Zone<'static>) {
+        let bytes = state::encode(&old, now(), unix_seconds());
+        if let Ok(entries) = state::load(&bytes, zone, now(), unix_seconds(), self.inactive) {
+            log::notice!(
+                log::cycle_log(),
+                "matrix_user_hash: zone \"{}\" resized with {entries} entries",
+                self.name
+            );
+        }
+    }
+
+    /// Reads the state file, if there is one. Whatever is wrong with it, the zone is empty then, and says so once.
+    fn restore(&self, zone: &Zone<'static>) {
+        let Some(path) = &self.state else { return };
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                log::warning!(
+                    log::cycle_log(),
+                    "matrix_user_hash: zone \"{}\" starts empty: cannot read state file \"{}\": {error}",
+                    self.name,
+                    path.display()
+                );
+                return;
+            }
+        };
+        match state::load(&bytes, zone, now(), unix_seconds(), self.inactive) {
+            Ok(entries) => log::notice!(
+                log::cycle_log(),
+                "matrix_user_hash: zone \"{}\" restored {entries} entries from \"{}\"",
+                self.name,
+                path.display()
+            ),
+            Err(reason) => log::warning!(
+                log::cycle_log(),
+                "matrix_user_hash: zone \"{}\" starts empty: state file \"{}\": {reason}",
+                self.name,
+                path.display()
+            ),
+        }
+    }
+
+    /// Writes the state file, if the zone has one.
+    ///
+    /// # Errors
+    ///
+    /// What the system said.
+    pub fn save(&self) -> std::io::Result<()> {
+        let (Some(path), Some(zone)) = (&self.state, self.ready()) else {
+            return Ok(());
+        };
+        state::write_atomically(path, &state::encode(&zone, now(), unix_seconds()))
+    }
+}
+
+/// The memory that nginx's slab pool has for us.
+struct Memory {
+    pool: *mut ngx_slab_pool_t,
+    /// What we took of it earlier, if this is a reload.
+    found: Option<&'static [AtomicU64]>,
+}
+
+impl Memory {
+    fn of(shared: &ngx_shm_zone_t) -> Result<Self, String> {
+        let pool = shared.shm.addr.cast::<ngx_slab_pool_t>();
+        // SAFETY: nginx has made a slab pool at the beginning of the mapping (ngx_init_zone_pool). Its `data` is ours,
+        // and holds what `allocate` took: page-aligned memory up to the end of the pool's pages.
+        let found = unsafe {
+            let start = (*pool).data.cast::<AtomicU64>();
+            if start.is_null() {
+                None
+            } else {
+                let words = ((*pool).end as usize - start as usize) / size_of::<AtomicU64>();
+                Some(core::slice::from_raw_parts(start, words))
+            }
+        };
+        Ok(Self { pool, found })
+    }
+
+    /// Takes all that the pool has, in one piece.
+    fn allocate(&self) -> Result<&'static [AtomicU64], String> {
+        // SAFETY: the pool is new: all of its free pages are in one row, so one allocation gets them. `pfree` counts
+        // them. Zeroed or not does not matter, the zone is formatted next.
+        unsafe {
+            let bytes = (*self.pool).pfree as usize * nginx_sys::ngx_pagesize;
+            let start = ngx_slab_alloc(self.pool, bytes).cast::<AtomicU64>();
+            if start.is_null() {
+                return Err(format!("no {bytes} bytes in one piece"));
+            }
+            (*self.pool).data = start.cast();
+            // As far as `of` will find it after a reload.
+            let words = ((*self.pool).end as usize - start as usize) / size_of::<AtomicU64>();
+            Ok(core::slice::from_raw_parts(start, words))
+        }
+    }
+}
+
+/// nginx's callback once the memory is mapped; `old` is our data of the previous cycle when the memory is handed on.
+unsafe extern "C" fn init(shared: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx_int_t {
+    guard::guard(Status::NGX_ERROR.0, || {
+        // SAFETY: nginx calls with the zone that `declare` filled in.
+        let (shared, zone) = unsafe { (&*shared, &*(*shared).data.cast::<SharedZone>()) };
+        match zone.set_up(shared, previous(&zone.name)) {
+            Ok(()) => Status::NGX_OK.0,
+            Err(reason) => {
+                log::alert!(
+                    log::cycle_log(),
+                    "matrix_user_hash: zone \"{}\": {reason}",
+                    zone.name
+                );
+                Status::NGX_ERROR.0
+            }
+        }
+    })
+}
+
+/// The zone of that name in the cycle that runs while a new one is made.
+fn previous(name: &str) -> Option<&'static SharedZone> {
+    // SAFETY: while a cycle is made, `ngx_cycle` is the old one (ngx_init_cycle), with its zones still mapped; at
+    // start it is a stub without a configuration.
+    let cycle = unsafe { nginx_sys::ngx_cycle.as_ref()? };
+    if cycle.conf_ctx.is_null() {
+        return None;
+    }
+    Module::main_conf(cycle)?.zone(name)
+}
+
+fn random_secret() -> Result<Secret, String> {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the buffer has the length that is said; 16 bytes are given whole or not at all (getrandom(2)).
+    let given = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if usize::try_from(given) != Ok(bytes.len()) {
+        return Err(format!(
+            "getrandom() failed: {}",
+            std::io::Error::last_os_error()
+        ));
+    }
+    Ok(Secret::from_bytes(bytes))
+}
+
+/// The time of day in seconds, which a state file needs: the clock of [`now`] begins anew with each boot.
+fn unix_seconds() -> u64 {
+    // SAFETY: nginx keeps its cached time up to date (ngx_time_update).
+    u64::try_from(unsafe { (*nginx_sys::ngx_cached_time).sec }).unwrap_or(0)
+}
