@@ -1,1 +1,137 @@
-fn main() {}
+//! `synapse-companion`: from a description of a Synapse deployment to the nginx configuration around `matrix_user_hash`.
+//!
+//! A command runs straight through: `input` reads files into a `model::Deployment`; `plan` lays it out by the rows of
+//! `table`; `render` writes that down, `nginx` judges it, and `route` and `hash` explain it. Errors end up as one text
+//! on standard error and an exit code: 0 done, 1 a difference (`diff`), 2 a mistake.
+
+mod cli;
+mod diagnostic;
+mod diff;
+mod files;
+mod hash;
+mod input;
+mod model;
+mod nginx;
+mod plan;
+mod render;
+mod route;
+mod table;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::cli::{Cli, Command, Input};
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::model::Deployment;
+use crate::plan::Plan;
+use crate::render::Files;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(found) => {
+            // Nothing is left to do about a standard error that is gone.
+            let _ = write!(std::io::stderr(), "{found}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
+    match cli.command {
+        Command::Render { input, output } => {
+            let (_, _, rendered) = rendered(&input)?;
+            match output {
+                Some(folder) => files::install(&rendered, &folder)?,
+                None => say(&files::shown(&rendered))?,
+            }
+        }
+        Command::Check { input } => check(&input)?,
+        Command::Route { method, path, input, user, origin, member } => {
+            let (deployment, plan, _) = rendered(&input)?;
+            let question = route::Question {
+                method: method.to_ascii_uppercase(),
+                target: path,
+                user,
+                origin,
+                members: member,
+            };
+            let answer = route::route(&deployment, &plan, &question)
+                .map_err(|message| Diagnostic::error(message).fix("see `route --help`"))?;
+            say(&answer.to_string())?;
+        }
+        Command::Diff { input, installed } => {
+            let (_, _, rendered) = rendered(&input)?;
+            let difference = diff::diff(&installed, &rendered)?;
+            say(&difference)?;
+            return Ok(ExitCode::from(u8::from(!difference.is_empty())));
+        }
+        Command::Init { file, force } if file.as_os_str() == "-" => {
+            let _ = force;
+            say(input::EXAMPLE)?;
+        }
+        Command::Init { file, force } => files::write_example(&file, input::EXAMPLE, force)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "synapse-companion",
+                &mut std::io::stdout(),
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the input and renders it; warnings go to standard error.
+fn rendered(input: &Input) -> Result<(Deployment, Plan, Files), Diagnostics> {
+    // An nginx that is not here is no mistake: the configuration may be for another machine.
+    let here = nginx::Nginx::ask(&input.nginx).ok().map(|nginx| nginx.version);
+    let request = input::Request {
+        deployment: input.deployment.clone(),
+        homeserver: input.homeserver.clone(),
+        workers: input.worker.clone(),
+        nginx: input.nginx_version,
+        installed: here,
+        no_resolve: input.no_resolve,
+        resolv_conf: input.resolv_conf.clone(),
+    };
+    if request.deployment.is_none() && request.homeserver.is_empty() {
+        return Err(Diagnostic::error("no deployment is given")
+            .fix("write one with `synapse-companion init` and name it with -d, or name Synapse's files with --homeserver and --worker")
+            .into());
+    }
+    let (deployment, warnings) = input::read(&request)?;
+    let _ = write!(std::io::stderr(), "{warnings}");
+    let plan = Plan::new(&deployment);
+    let files = render::render(&deployment, &plan)?;
+    Ok((deployment, plan, files))
+}
+
+fn check(input: &Input) -> Result<(), Diagnostics> {
+    let nginx = nginx::Nginx::ask(&input.nginx)?;
+    let (_, _, rendered) = rendered(input)?;
+    let text: String = rendered.values().map(String::as_str).collect();
+    let mut found = Diagnostics::default();
+    nginx.lacks(&text).into_iter().for_each(|lack| found.push(lack));
+    if found.has_errors() {
+        return Err(found);
+    }
+    let folder = files::Temporary::new()?;
+    files::install(&rendered, folder.path())?;
+    let said = nginx::Nginx::test(&input.nginx, &folder.path().join("nginx.conf"))?;
+    say(&format!("{said}\nnginx {}: {} files, all is well\n", nginx.version, rendered.len()))?;
+    Ok(())
+}
+
+/// To standard output. A reader that has gone (`| head`) is no mistake.
+fn say(text: &str) -> Result<(), Diagnostic> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Diagnostic::error(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,110 @@
+//! Files on disk: the rendered ones, the example, and a temporary folder for `check`.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::Diagnostic;
+use crate::render::Files;
+
+/// Writes all files below a folder. Each appears whole or not at all; what was there under another name stays, but
+/// includes that are no longer rendered are taken away, for nginx would not miss them and an operator might edit them.
+///
+/// # Errors
+/// The folder or a file cannot be written.
+pub fn install(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
+    for (name, text) in files {
+        let path = folder.join(name);
+        let parent = path.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent).map_err(|error| refused(parent, &error))?;
+        let new = path.with_extension("conf.new");
+        std::fs::write(&new, text).map_err(|error| refused(&new, &error))?;
+        std::fs::rename(&new, &path).map_err(|error| refused(&path, &error))?;
+    }
+    for stale in stale(files, folder) {
+        std::fs::remove_file(&stale).map_err(|error| refused(&stale, &error))?;
+    }
+    Ok(())
+}
+
+/// Files that an earlier rendering left and this one has not. Only such as carry our banner.
+pub fn stale(files: &Files, folder: &Path) -> Vec<PathBuf> {
+    let mut stale: Vec<PathBuf> = std::fs::read_dir(folder.join("synapse"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let name = format!("synapse/{}", entry.file_name().to_string_lossy());
+            !files.contains_key(&name) && is_ours(&entry.path())
+        })
+        .map(|entry| entry.path())
+        .collect();
+    stale.sort();
+    stale
+}
+
+fn is_ours(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "conf")
+        && std::fs::read_to_string(path)
+            .is_ok_and(|text| text.starts_with("# Rendered by synapse-companion"))
+}
+
+fn refused(path: &Path, error: &std::io::Error) -> Diagnostic {
+    Diagnostic::error(format!("cannot write {}: {error}", path.display()))
+        .fix("choose a folder that you may write")
+}
+
+/// All files as one text, each under its name.
+pub fn shown(files: &Files) -> String {
+    files.iter().map(|(name, text)| format!("#### {name}\n{text}\n")).collect()
+}
+
+/// Writes the example.
+///
+/// # Errors
+/// The file is there already, or cannot be written.
+pub fn write_example(path: &Path, text: &str, force: bool) -> Result<(), Diagnostic> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(!force).create(force).truncate(force);
+    let written = options.open(path).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, text.as_bytes())
+    });
+    written.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => Diagnostic::error(format!("{} is there already", path.display()))
+            .fix("name another file, or say --force"),
+        _ => refused(path, &error),
+    })
+}
+
+/// A folder that goes away with the value.
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Makes one that is nobody else's.
+    ///
+    /// # Errors
+    /// The system's temporary folder cannot be written.
+    pub fn new() -> Result<Self, Diagnostic> {
+        let base = std::env::temp_dir();
+        for attempt in 0..100_u32 {
+            let path = base.join(format!("synapse-companion-{}-{attempt}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(refused(&path, &error)),
+            }
+        }
+        Err(Diagnostic::error(format!("no free name for a folder in {}", base.display())))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It holds nothing but what was rendered; the system clears what stays.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

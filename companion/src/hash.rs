@@ -1,0 +1,104 @@
+//! nginx's consistent hash, bit by bit, so that `route --user` can name the worker.
+//!
+//! In come the `server` lines of an upstream and a key, out comes the server that nginx picks when all are up. Written
+//! after ngx_http_upstream_update_chash() and ngx_http_upstream_find_chash_point() (src/http/modules/
+//! ngx_http_upstream_hash_module.c): 160 points a server, each the CRC32 of host, a zero byte, port and the four bytes of
+//! the point before it, least byte first. Host and port are those of the `server` line, so addresses do not matter.
+
+/// Points that each server gets per unit of weight.
+const POINTS: usize = 160;
+
+/// The circle of an upstream.
+#[derive(Debug)]
+pub struct Circle {
+    /// Points in their order, each with the index of its server.
+    points: Vec<(u32, usize)>,
+}
+
+impl Circle {
+    /// Lays out the points of servers, given as in their `server` lines.
+    pub fn new<'a>(servers: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut points = Vec::new();
+        for (index, server) in servers.into_iter().enumerate() {
+            let (host, port) = host_and_port(server);
+            let mut base = crc32fast::Hasher::new();
+            base.update(host.as_bytes());
+            base.update(b"\0");
+            base.update(port.as_bytes());
+            let mut previous = 0_u32;
+            for _ in 0..POINTS {
+                let mut point = base.clone();
+                point.update(&previous.to_le_bytes());
+                previous = point.finalize();
+                points.push((previous, index));
+            }
+        }
+        // nginx sorts by the point alone and keeps the first of equals.
+        points.sort_by_key(|(point, _)| *point);
+        points.dedup_by_key(|(point, _)| *point);
+        Self { points }
+    }
+
+    /// The index of the server that a key goes to. An empty key goes to anyone, as an empty circle does to no one.
+    pub fn pick(&self, key: &str) -> Option<usize> {
+        if key.is_empty() || self.points.is_empty() {
+            return None;
+        }
+        let hash = crc32fast::hash(key.as_bytes());
+        let at = self.points.partition_point(|(point, _)| *point < hash);
+        Some(self.points[at % self.points.len()].1)
+    }
+}
+
+/// What nginx takes for host and port of a `server` line: all after the last colon is the port if it is all digits.
+fn host_and_port(server: &str) -> (&str, &str) {
+    if server.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:")) {
+        return (&server[5..], "");
+    }
+    match server.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
+        _ => (server, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_and_port_are_those_of_the_server_line() {
+        assert_eq!(host_and_port("sync1:8083"), ("sync1", "8083"));
+        assert_eq!(host_and_port("[::1]:8083"), ("[::1]", "8083"));
+        assert_eq!(host_and_port("unix:/run/sync1.sock"), ("/run/sync1.sock", ""));
+        assert_eq!(host_and_port("sync-0.sync.matrix.svc"), ("sync-0.sync.matrix.svc", ""));
+    }
+
+    #[test]
+    fn the_first_points_are_chained_as_nginx_chains_them() {
+        // python3 -c 'import zlib; a=zlib.crc32(b"sync1\x008083\0\0\0\0"); print(a, zlib.crc32(b"sync1\x008083"+a.to_bytes(4,"little")))'
+        let circle = Circle::new(["sync1:8083"]);
+        for point in [89_363_728, 1_332_626_060] {
+            assert!(circle.points.contains(&(point, 0)), "{point}");
+        }
+        assert_eq!(circle.points.len(), POINTS);
+    }
+
+    #[test]
+    fn a_key_past_the_last_point_goes_round_to_the_first() {
+        let circle = Circle { points: vec![(10, 7), (20, 8)] };
+        // The CRC32 of this key is 0x922126c8, far past 20.
+        assert_eq!(circle.pick("86f01aef21b1acd3"), Some(7));
+        assert_eq!(circle.pick(""), None);
+    }
+
+    #[test]
+    fn a_worker_more_moves_only_its_share_of_the_users() {
+        let users: Vec<String> = (0..4000).map(|i| format!("{:016x}", i * 0x9e37_79b9_u64)).collect();
+        let before = Circle::new(["sync1:8083", "sync2:8083", "sync3:8083"]);
+        let after = Circle::new(["sync1:8083", "sync2:8083", "sync3:8083", "sync4:8083"]);
+        let moved: Vec<_> =
+            users.iter().filter(|user| before.pick(user) != after.pick(user)).collect();
+        assert!(moved.iter().all(|user| after.pick(user) == Some(3)));
+        assert!((600..1400).contains(&moved.len()), "{} of 4000", moved.len());
+    }
+}

@@ -1,0 +1,509 @@
+//! Synapse's own configuration: `homeserver.yaml`, in as many parts as it has, and the worker files.
+//!
+//! In come paths, out come processes with what each serves, as Synapse itself would decide it
+//! (synapse/config/workers.py). Keys that say nothing about routing are not even kept, for these files hold secrets;
+//! for the same reason no message shows a line of them, only its number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{text_of, values};
+use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
+use crate::model::{Address, NoRequests, Process, Resource, Role, Stream};
+
+/// What a deployment file adds to Synapse's files.
+pub struct Options {
+    /// Patterns of worker names with what these workers serve.
+    pub roles: Vec<(String, BTreeSet<Role>)>,
+    /// Worker names with the hosts that they run on.
+    pub hosts: BTreeMap<String, String>,
+    /// The host of a process whose files do not say it.
+    pub host: String,
+}
+
+/// What Synapse's files say.
+pub struct Found {
+    /// The main process.
+    pub main: Option<Process>,
+    /// The workers that have files.
+    pub workers: Vec<Process>,
+    /// `max_upload_size`, in bytes.
+    pub max_upload_size: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Yaml {
+    listeners: Option<Vec<Spanned<YamlListener>>>,
+    worker_listeners: Option<Vec<Spanned<YamlListener>>>,
+    worker_app: Option<Spanned<String>>,
+    worker_name: Option<Spanned<String>>,
+    instance_map: Option<BTreeMap<String, Option<Instance>>>,
+    stream_writers: Option<BTreeMap<String, Spanned<OneOrMany>>>,
+    federation_sender_instances: Option<Vec<String>>,
+    pusher_instances: Option<Vec<String>>,
+    run_background_tasks_on: Option<String>,
+    notify_appservices_from_worker: Option<String>,
+    update_user_directory_from_worker: Option<String>,
+    max_upload_size: Option<Spanned<NumberOrText>>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct YamlListener {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    port: Option<u16>,
+    path: Option<String>,
+    tls: bool,
+    x_forwarded: Option<bool>,
+    bind_address: Option<String>,
+    bind_addresses: Option<Vec<String>>,
+    resources: Option<Vec<YamlResource>>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct YamlResource {
+    names: Vec<String>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct Instance {
+    host: Option<String>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+/// The applications from before `generic_worker`, with what they were for; `None` is a generic worker.
+const APPLICATIONS: [(&str, Option<Role>); 11] = [
+    ("synapse.app.generic_worker", None),
+    ("synapse.app.synchrotron", Some(Role::Sync)),
+    ("synapse.app.client_reader", Some(Role::ClientReader)),
+    ("synapse.app.event_creator", Some(Role::Room)),
+    ("synapse.app.federation_reader", Some(Role::FederationReader)),
+    ("synapse.app.frontend_proxy", Some(Role::ClientReader)),
+    ("synapse.app.media_repository", Some(Role::Media)),
+    ("synapse.app.user_dir", Some(Role::UserDirectory)),
+    ("synapse.app.federation_sender", Some(Role::Nothing(NoRequests::FederationSender))),
+    ("synapse.app.pusher", Some(Role::Nothing(NoRequests::Pusher))),
+    ("synapse.app.appservice", Some(Role::Nothing(NoRequests::Appservice))),
+];
+
+/// A parsed file and its path.
+struct Part {
+    path: PathBuf,
+    yaml: Yaml,
+}
+
+/// Reads all of them.
+pub fn read(
+    homeserver: &[PathBuf],
+    workers: &[PathBuf],
+    options: &Options,
+    found: &mut Diagnostics,
+) -> Option<Found> {
+    let shared: Vec<Part> = homeserver.iter().filter_map(|path| parse(path, found)).collect();
+    let paths: Vec<PathBuf> = workers.iter().flat_map(|pattern| expand(pattern, found)).collect();
+    let worker_parts: Vec<Part> = paths.iter().filter_map(|path| parse(path, found)).collect();
+    if shared.is_empty() {
+        return None;
+    }
+    let duties = Duties::of(&shared, found);
+    let instances = instances(&shared);
+    let main = main_process(&shared, &instances, options, found);
+    let processes: Vec<Process> = worker_parts
+        .iter()
+        .filter_map(|part| worker(part, &duties, &instances, options, found))
+        .collect();
+    for (name, place) in &duties.writers_at {
+        if name != "master" && name != "main" && !processes.iter().any(|p| p.name == *name) {
+            found.push(
+                Diagnostic::error(format!("the worker {name} writes a stream, but its file is not among those given"))
+                    .at(place)
+                    .key("stream_writers")
+                    .fix(format!("name the file whose worker_name is {name} under [synapse] workers, or with --worker")),
+            );
+        }
+    }
+    let max_upload_size = last(&shared, |yaml| yaml.max_upload_size.as_ref())
+        .and_then(|(part, size)| upload_size(part, size, found));
+    Some(Found { main, workers: processes, max_upload_size })
+}
+
+/// The last file that has a key is the one that counts, as in Synapse.
+fn last<'a, T>(parts: &'a [Part], key: impl Fn(&'a Yaml) -> Option<T>) -> Option<(&'a Part, T)> {
+    parts.iter().rev().find_map(|part| key(&part.yaml).map(|value| (part, value)))
+}
+
+fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
+    let text = text_of(path, found)?;
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        with_snippet: false,
+    };
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Some(Part { path: path.to_owned(), yaml: Yaml::default() });
+    }
+    match serde_saphyr::from_str_with_options(&text, options) {
+        Ok(yaml) => Some(Part { path: path.to_owned(), yaml }),
+        Err(error) => {
+            let place = error.location().map_or_else(
+                || Place::file(path),
+                |at| Place::line(path, at.line() as usize, at.column() as usize),
+            );
+            // The reader's own words may quote a value, and a value may be a secret.
+            found.push(
+                Diagnostic::error("Synapse could not read this as YAML, or the value has another type than Synapse expects")
+                    .at(&place)
+                    .fix("check the indentation and quotes of this line and the one above it"),
+            );
+            None
+        }
+    }
+}
+
+/// Paths for a path whose last part may hold `*`; a folder stands for its `.yaml` files.
+fn expand(pattern: &Path, found: &mut Diagnostics) -> Vec<PathBuf> {
+    let name = pattern.file_name().map(|name| name.to_string_lossy().into_owned());
+    let (folder, name) = match name {
+        _ if pattern.is_dir() => (pattern.to_owned(), "*.yaml".to_owned()),
+        Some(name) if name.contains('*') => {
+            (pattern.parent().unwrap_or(Path::new(".")).to_owned(), name)
+        }
+        _ => return vec![pattern.to_owned()],
+    };
+    let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| values::glob(&name, &entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    if paths.is_empty() {
+        found.push(
+            Diagnostic::error(format!("no file is like {}", pattern.display()))
+                .key("synapse.workers")
+                .fix("name a folder of worker files, a file, or a pattern such as workers/*.yaml"),
+        );
+    }
+    paths
+}
+
+fn upload_size(part: &Part, size: &Spanned<NumberOrText>, found: &mut Diagnostics) -> Option<u64> {
+    let bytes = match &size.value {
+        NumberOrText::Number(bytes) => Some(*bytes),
+        NumberOrText::Text(text) => values::size(text),
+    };
+    if bytes.is_none() {
+        found.push(
+            Diagnostic::error("not a size")
+                .at(&place(part, size))
+                .key("max_upload_size")
+                .fix("write it as 50M"),
+        );
+    }
+    bytes
+}
+
+fn place<T>(part: &Part, value: &Spanned<T>) -> Place {
+    Place::line(&part.path, value.referenced.line() as usize, value.referenced.column() as usize)
+}
+
+/// `instance_map`, whose hosts are where workers reach each other, so nginx mostly can too.
+fn instances(shared: &[Part]) -> BTreeMap<String, String> {
+    last(shared, |yaml| yaml.instance_map.as_ref())
+        .map(|(_, map)| {
+            map.iter()
+                .filter_map(|(name, instance)| {
+                    Some((name.clone(), instance.as_ref()?.host.clone()?))
+                })
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+/// Which worker has which duty, by the keys of the shared configuration.
+#[derive(Default)]
+struct Duties {
+    of: BTreeMap<String, BTreeSet<Role>>,
+    writers_at: BTreeMap<String, Place>,
+}
+
+impl Duties {
+    fn of(shared: &[Part], found: &mut Diagnostics) -> Self {
+        let mut duties = Self::default();
+        let mut give = |names: &[String], role: Role| {
+            for name in names {
+                duties.of.entry(name.clone()).or_default().insert(role);
+            }
+        };
+        if let Some((_, names)) = last(shared, |y| y.federation_sender_instances.as_ref()) {
+            give(names, Role::Nothing(NoRequests::FederationSender));
+        }
+        if let Some((_, names)) = last(shared, |y| y.pusher_instances.as_ref()) {
+            give(names, Role::Nothing(NoRequests::Pusher));
+        }
+        if let Some((_, name)) = last(shared, |y| y.run_background_tasks_on.clone()) {
+            give(&[name], Role::Nothing(NoRequests::Background));
+        }
+        if let Some((_, name)) = last(shared, |y| y.notify_appservices_from_worker.clone()) {
+            give(&[name], Role::Nothing(NoRequests::Appservice));
+        }
+        if let Some((_, name)) = last(shared, |y| y.update_user_directory_from_worker.clone()) {
+            give(&[name], Role::UserDirectory);
+        }
+        if let Some((part, writers)) = last(shared, |y| y.stream_writers.as_ref()) {
+            duties.writers(part, writers, found);
+        }
+        duties
+    }
+
+    fn writers(
+        &mut self,
+        part: &Part,
+        writers: &BTreeMap<String, Spanned<OneOrMany>>,
+        found: &mut Diagnostics,
+    ) {
+        for (name, instances) in writers {
+            let at = place(part, instances);
+            let stream = Stream::ALL.into_iter().find(|stream| stream.name() == name);
+            let role = match stream {
+                Some(stream) => Role::Writer(stream),
+                None if name == "events" => Role::Nothing(NoRequests::EventPersister),
+                None => {
+                    let names = Stream::ALL.iter().map(|stream| stream.name()).chain(["events"]);
+                    let fix = nearest(name, names).map_or_else(
+                        || "take it away; Synapse knows no such stream".to_owned(),
+                        |near| format!("write {near}"),
+                    );
+                    found.push(
+                        Diagnostic::error(format!("no such stream: {name}"))
+                            .at(&at)
+                            .key(format!("stream_writers.{name}"))
+                            .fix(fix),
+                    );
+                    continue;
+                }
+            };
+            let instances = instances.value.names();
+            if stream.is_some_and(Stream::single_writer) && instances.len() > 1 {
+                found.push(
+                    Diagnostic::error(format!("Synapse takes one writer for the stream {name}, and there are {}", instances.len()))
+                        .at(&at)
+                        .key(format!("stream_writers.{name}"))
+                        .fix("leave one of them"),
+                );
+            }
+            for instance in instances {
+                self.of.entry(instance.clone()).or_default().insert(role);
+                self.writers_at.entry(instance.clone()).or_insert_with(|| at.clone());
+            }
+        }
+    }
+}
+
+fn main_process(
+    shared: &[Part],
+    instances: &BTreeMap<String, String>,
+    options: &Options,
+    found: &mut Diagnostics,
+) -> Option<Process> {
+    let (part, listeners) = last(shared, |yaml| yaml.listeners.as_ref())?;
+    let host = host_of("main", instances, options);
+    let process = process("main", BTreeSet::new(), part, "listeners", listeners, &host, found);
+    if process.client.is_none() {
+        found.push(
+            Diagnostic::error("no listener of the main process serves the client API without TLS")
+                .at(&Place::file(&part.path))
+                .key("listeners")
+                .fix("add a listener of type http, with `tls: false`, `x_forwarded: true` and the resources client and federation"),
+        );
+        return None;
+    }
+    Some(process)
+}
+
+fn host_of(name: &str, instances: &BTreeMap<String, String>, options: &Options) -> String {
+    let known = options.hosts.get(name).or_else(|| instances.get(name));
+    let known = known.filter(|host| host.as_str() != "localhost");
+    known.cloned().unwrap_or_else(|| options.host.clone())
+}
+
+fn worker(
+    part: &Part,
+    duties: &Duties,
+    instances: &BTreeMap<String, String>,
+    options: &Options,
+    found: &mut Diagnostics,
+) -> Option<Process> {
+    let Some(app) = &part.yaml.worker_app else {
+        found.push(
+            Diagnostic::error("this is no worker file: it has no worker_app")
+                .at(&Place::file(&part.path))
+                .key("worker_app")
+                .fix("add worker_app: synapse.app.generic_worker, or name this file under homeserver instead"),
+        );
+        return None;
+    };
+    let Some((_, application)) = APPLICATIONS.iter().find(|(name, _)| *name == app.value) else {
+        let near = nearest(&app.value, APPLICATIONS.iter().map(|(name, _)| *name));
+        found.push(
+            Diagnostic::error(format!("no such worker application: {}", app.value))
+                .at(&place(part, app))
+                .key("worker_app")
+                .fix(format!("write {}", near.unwrap_or("synapse.app.generic_worker"))),
+        );
+        return None;
+    };
+    let name = part.yaml.worker_name.as_ref().unwrap_or(app).value.clone();
+    if !values::is_one_word(&name) {
+        found.push(
+            Diagnostic::error("a worker's name must be one word")
+                .at(&Place::file(&part.path))
+                .key("worker_name")
+                .fix("write it with letters, digits, - and _"),
+        );
+        return None;
+    }
+    let listeners = part.yaml.worker_listeners.as_deref().unwrap_or_default();
+    let host = host_of(&name, instances, options);
+    let mut process =
+        process(&name, BTreeSet::new(), part, "worker_listeners", listeners, &host, found);
+    process.roles = roles(&process, *application, duties, options);
+    let needs = process.roles.iter().find(|role| !matches!(role, Role::Nothing(_)));
+    let lacks_listener =
+        needs.filter(|_| process.address(Resource::Client).is_none()).map(|role| role.name());
+    if let Some(role) = lacks_listener {
+        found.push(
+            Diagnostic::error(format!("the worker {name} shall serve {role}, but no request can reach it"))
+                .at(&Place::file(&part.path))
+                .key("worker_listeners")
+                .fix("add a listener of type http with the resource client"),
+        );
+        return None;
+    }
+    Some(process)
+}
+
+/// What a worker serves: what the deployment file says, or its duties, or its application, or what its listeners allow.
+fn roles(
+    process: &Process,
+    application: Option<Role>,
+    duties: &Duties,
+    options: &Options,
+) -> BTreeSet<Role> {
+    if let Some((_, roles)) =
+        options.roles.iter().find(|(pattern, _)| values::glob(pattern, &process.name))
+    {
+        return roles.clone();
+    }
+    let own = duties.of.get(&process.name).cloned().unwrap_or_default();
+    if !own.is_empty() {
+        return own;
+    }
+    if let Some(role) = application {
+        return BTreeSet::from([role]);
+    }
+    Role::GENERIC
+        .into_iter()
+        .filter(|role| match role.resource() {
+            Resource::Client => process.client.is_some(),
+            Resource::Federation => process.federation.is_some(),
+            Resource::Media => process.media.is_some(),
+        })
+        .collect()
+}
+
+/// Where a process listens, by resource. A listener that serves several is kept for each.
+fn process(
+    name: &str,
+    roles: BTreeSet<Role>,
+    part: &Part,
+    key: &str,
+    listeners: &[Spanned<YamlListener>],
+    host: &str,
+    found: &mut Diagnostics,
+) -> Process {
+    let mut process =
+        Process { name: name.to_owned(), roles, client: None, federation: None, media: None };
+    for (i, listener) in listeners.iter().enumerate() {
+        let at = place(part, listener);
+        let listener = &listener.value;
+        let is_http = listener.kind.as_deref() == Some("http");
+        let names: Vec<&str> =
+            listener.resources.iter().flatten().flat_map(|r| &r.names).map(String::as_str).collect();
+        let serves = ["client", "federation", "media"].iter().any(|name| names.contains(name));
+        // nginx speaks plain HTTP to workers; a listener with TLS is for somebody else.
+        if !is_http || !serves || listener.tls {
+            continue;
+        }
+        let Some(address) = address(listener, host) else {
+            found.push(
+                Diagnostic::error("a listener has neither a port nor a path")
+                    .at(&at)
+                    .key(format!("{key}[{i}]"))
+                    .fix("add port: 8083, or path: /run/synapse/sync1.sock"),
+            );
+            continue;
+        };
+        if !listener.x_forwarded.unwrap_or(listener.path.is_some()) {
+            found.push(
+                Diagnostic::warning(format!("behind nginx, {name} will take nginx for the client: it does not read X-Forwarded-For"))
+                    .at(&at)
+                    .key(format!("{key}[{i}].x_forwarded"))
+                    .fix("add x_forwarded: true to this listener"),
+            );
+        }
+        let slots = [
+            ("client", &mut process.client),
+            ("federation", &mut process.federation),
+            ("media", &mut process.media),
+        ];
+        for (resource, slot) in slots {
+            if names.contains(&resource) && slot.is_none() {
+                *slot = Some(address.clone());
+            }
+        }
+    }
+    process
+}
+
+fn address(listener: &YamlListener, host: &str) -> Option<Address> {
+    if let Some(path) = &listener.path {
+        return Some(Address::Unix(path.into()));
+    }
+    let bound = listener.bind_address.iter().chain(listener.bind_addresses.iter().flatten());
+    // An address of its own says where it is; a wildcard or a loopback says only that it is where it is.
+    let own = bound.filter_map(|address| address.parse::<std::net::IpAddr>().ok());
+    let mut own = own.filter(|address| !address.is_unspecified() && !address.is_loopback());
+    let host = own.next().map_or_else(|| host.to_owned(), |address| address.to_string());
+    Some(Address::Tcp { host, port: listener.port? })
+}

@@ -1,0 +1,404 @@
+//! A deployment, as everything after the input sees it: which processes there are, what each serves, and the settings.
+//!
+//! In comes what the readers in `input` made of files, checked; out of it `plan` makes upstreams and locations. Nothing
+//! here knows of a file format or of nginx.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+/// What a worker serves. One worker may have several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// `/sync` and its relatives, by user.
+    Sync,
+    /// Syncs that start from nothing, apart from the others because they are dear.
+    InitialSync,
+    /// Simplified sliding sync (MSC4186), where it has workers of its own.
+    SlidingSync,
+    /// What is about one room, by its id.
+    Room,
+    /// The rest of the client API that any generic worker can serve.
+    ClientReader,
+    /// The federation API, by the server that asks.
+    FederationReader,
+    /// Transactions of other servers (`/send/`), where they have workers of their own.
+    FederationInbound,
+    /// The media repository.
+    Media,
+    /// Searches in the user directory.
+    UserDirectory,
+    /// The writer of one stream.
+    Writer(Stream),
+    /// Known to Synapse, takes no request from outside.
+    Nothing(NoRequests),
+}
+
+/// Streams whose endpoints go to their writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is Synapse's name of the stream, nothing more")]
+pub enum Stream {
+    Typing,
+    ToDevice,
+    AccountData,
+    Receipts,
+    Presence,
+    PushRules,
+    DeviceLists,
+    ThreadSubscriptions,
+    QuarantinedMediaChanges,
+}
+
+impl Stream {
+    /// All, in the order of Synapse's `WriterLocations`.
+    pub const ALL: [Self; 9] = [
+        Self::Typing,
+        Self::ToDevice,
+        Self::AccountData,
+        Self::Receipts,
+        Self::Presence,
+        Self::PushRules,
+        Self::DeviceLists,
+        Self::ThreadSubscriptions,
+        Self::QuarantinedMediaChanges,
+    ];
+
+    /// The key in `stream_writers`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Typing => "typing",
+            Self::ToDevice => "to_device",
+            Self::AccountData => "account_data",
+            Self::Receipts => "receipts",
+            Self::Presence => "presence",
+            Self::PushRules => "push_rules",
+            Self::DeviceLists => "device_lists",
+            Self::ThreadSubscriptions => "thread_subscriptions",
+            Self::QuarantinedMediaChanges => "quarantined_media_changes",
+        }
+    }
+
+    /// Whether Synapse refuses a second writer (synapse/config/workers.py, `WorkerConfig.read_config`).
+    pub const fn single_writer(self) -> bool {
+        matches!(
+            self,
+            Self::Typing | Self::ToDevice | Self::AccountData | Self::Presence | Self::PushRules
+        )
+    }
+}
+
+/// Workers that no request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum NoRequests {
+    FederationSender,
+    Pusher,
+    Appservice,
+    Background,
+    EventPersister,
+}
+
+impl Role {
+    /// Each role with the name that it has in a deployment file. `generic` and `event_creator` are not here: they stand for others.
+    pub const NAMED: [(&'static str, Self); 23] = [
+        ("sync", Self::Sync),
+        ("initial_sync", Self::InitialSync),
+        ("sliding_sync", Self::SlidingSync),
+        ("room", Self::Room),
+        ("client_reader", Self::ClientReader),
+        ("federation_reader", Self::FederationReader),
+        ("federation_inbound", Self::FederationInbound),
+        ("media", Self::Media),
+        ("user_dir", Self::UserDirectory),
+        ("typing", Self::Writer(Stream::Typing)),
+        ("to_device", Self::Writer(Stream::ToDevice)),
+        ("account_data", Self::Writer(Stream::AccountData)),
+        ("receipts", Self::Writer(Stream::Receipts)),
+        ("presence", Self::Writer(Stream::Presence)),
+        ("push_rules", Self::Writer(Stream::PushRules)),
+        ("device_lists", Self::Writer(Stream::DeviceLists)),
+        ("thread_subscriptions", Self::Writer(Stream::ThreadSubscriptions)),
+        ("quarantined_media_changes", Self::Writer(Stream::QuarantinedMediaChanges)),
+        ("federation_sender", Self::Nothing(NoRequests::FederationSender)),
+        ("pusher", Self::Nothing(NoRequests::Pusher)),
+        ("appservice", Self::Nothing(NoRequests::Appservice)),
+        ("background", Self::Nothing(NoRequests::Background)),
+        ("event_persister", Self::Nothing(NoRequests::EventPersister)),
+    ];
+
+    /// What a generic worker without duties of its own serves.
+    pub const GENERIC: [Self; 4] =
+        [Self::Sync, Self::Room, Self::ClientReader, Self::FederationReader];
+
+    /// The roles that a name stands for: one, or the four of `generic`.
+    pub fn from_name(name: &str) -> Option<Vec<Self>> {
+        match name {
+            "generic" => Some(Self::GENERIC.to_vec()),
+            // Synapse's older name for workers that send events: both are about one room.
+            "event_creator" => Some(vec![Self::Room]),
+            _ => Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, role)| vec![*role]),
+        }
+    }
+
+    /// Every name that [`Self::from_name`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ["generic", "event_creator"].into_iter().chain(Self::NAMED.iter().map(|(name, _)| *name))
+    }
+
+    /// The name in a deployment file.
+    pub fn name(self) -> &'static str {
+        Self::NAMED.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| *name)
+    }
+
+    /// Which of a worker's listeners it needs.
+    pub const fn resource(self) -> Resource {
+        match self {
+            Self::FederationReader | Self::FederationInbound => Resource::Federation,
+            Self::Media => Resource::Media,
+            _ => Resource::Client,
+        }
+    }
+}
+
+/// Synapse's listeners have resources; these three are routed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "Synapse's own names")]
+pub enum Resource {
+    Client,
+    Federation,
+    Media,
+}
+
+/// Where a process listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// A name or an address, and a port.
+    Tcp {
+        /// The host; an IPv6 address has no brackets here.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket, by its absolute path.
+    Unix(PathBuf),
+    /// A service in DNS: `_service._tcp.host`, whose SRV records name hosts and ports.
+    Srv {
+        /// The name that the service belongs to.
+        host: String,
+        /// The service, without the underscore.
+        service: String,
+    },
+}
+
+impl Address {
+    /// The host's name, if it has to be asked of DNS.
+    pub fn dns_name(&self) -> Option<&str> {
+        match self {
+            // glibc and Synapse's own default mean this host by it, whatever a DNS server says.
+            Self::Tcp { host, .. } if host == "localhost" => None,
+            Self::Tcp { host, .. } if host.parse::<std::net::IpAddr>().is_err() => Some(host),
+            Self::Srv { host, .. } => Some(host),
+            _ => None,
+        }
+    }
+}
+
+/// As nginx's `server` line takes it; SRV without its service.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Srv { host, .. } => f.write_str(host),
+        }
+    }
+}
+
+/// A Synapse process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its `worker_name`, or `main`.
+    pub name: String,
+    /// What it serves. Empty for main, which serves what is left.
+    pub roles: BTreeSet<Role>,
+    /// Its client listener.
+    pub client: Option<Address>,
+    /// Its federation listener, where it is another.
+    pub federation: Option<Address>,
+    /// Its media listener, where it is another.
+    pub media: Option<Address>,
+}
+
+impl Process {
+    /// Where it serves a resource: the listener for that, or any that it has.
+    pub fn address(&self, resource: Resource) -> Option<&Address> {
+        let own = match resource {
+            Resource::Client => &self.client,
+            Resource::Federation => &self.federation,
+            Resource::Media => &self.media,
+        };
+        own.as_ref()
+            .or(self.client.as_ref())
+            .or(self.federation.as_ref())
+            .or(self.media.as_ref())
+    }
+}
+
+/// A path of the operator's own that goes somewhere else than the table says.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// A regular expression for the path.
+    pub path: String,
+    /// The role whose workers get it; none is main.
+    pub to: Option<Role>,
+}
+
+/// The whole deployment.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// The main process.
+    pub main: Process,
+    /// The workers, in the order of the input.
+    pub workers: Vec<Process>,
+    /// The operator's own routes, before all others.
+    pub overrides: Vec<Override>,
+    /// Everything else.
+    pub settings: Settings,
+}
+
+/// An nginx version, which decides what may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NginxVersion(pub u16, pub u16, pub u16);
+
+impl NginxVersion {
+    /// The first that has `resolve` and `service=` in `server` lines in its open-source form.
+    pub const RESOLVE: Self = Self(1, 27, 3);
+    /// The first with `http2 on`.
+    pub const HTTP2_DIRECTIVE: Self = Self(1, 25, 1);
+
+    /// Reads `1.28.3`, and the version out of what `nginx -v` prints.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let text = text.split_once("nginx/").map_or(text, |(_, version)| version);
+        let number = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+        let mut parts = number.split('.').map(|part| part.parse().ok());
+        let version = Self(parts.next()??, parts.next()??, parts.next()??);
+        parts.next().is_none().then_some(version)
+    }
+}
+
+impl fmt::Display for NginxVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What is not about processes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names for `server_name`; none is `_`.
+    pub server_names: Vec<String>,
+    /// `listen` parameters of the client API.
+    pub client_listen: Vec<String>,
+    /// `listen` parameters of a federation API apart; empty when one listener serves both.
+    pub federation_listen: Vec<String>,
+    /// Certificate and key, when nginx itself speaks TLS.
+    pub tls: Option<(String, String)>,
+    /// Whether `http2` is on for TLS listeners.
+    pub http2: bool,
+    /// Addresses of proxies in front, whose X-Forwarded-* headers are believed.
+    pub trusted_proxies: Vec<String>,
+    /// Who may call `/_synapse/admin`; empty is everybody with an administrator's token.
+    pub admin_allow: Vec<String>,
+    /// Bytes that a client API request may have.
+    pub client_body: u64,
+    /// Bytes that a federation request may have.
+    pub federation_body: u64,
+    /// Seconds that a long poll may take.
+    pub sync_read_timeout: u32,
+    /// Seconds that anything else may take between two reads.
+    pub read_timeout: u32,
+    /// Name servers in nginx's form; none when no name has to be resolved.
+    pub resolver: Vec<String>,
+    /// Seconds that overrule the TTL.
+    pub resolver_valid: Option<u32>,
+    /// Whether AAAA records are asked for.
+    pub resolver_ipv6: bool,
+    /// Whether names are resolved while nginx runs.
+    pub resolve: bool,
+    /// The zone of the module.
+    pub user_hash: UserHashSettings,
+    /// A cache of public media.
+    pub media_cache: Option<MediaCache>,
+    /// JSON access log instead of text.
+    pub log_json: bool,
+    /// Where the access log goes.
+    pub access_log: String,
+    /// Where the error log goes, with its level.
+    pub error_log: String,
+    /// The private listener for figures.
+    pub status_listen: Option<String>,
+    /// Folder of nginx's temporary files; it must exist.
+    pub temp: String,
+    /// The pid file.
+    pub pid: String,
+    /// `user`, when nginx is started as root.
+    pub user: Option<String>,
+    /// The module's file.
+    pub module: String,
+    /// `worker_processes`.
+    pub worker_processes: String,
+    /// `worker_connections`.
+    pub worker_connections: u32,
+    /// The nginx that this is for.
+    pub nginx: NginxVersion,
+}
+
+/// Settings of `matrix_user_hash`.
+#[derive(Clone, Debug)]
+pub struct UserHashSettings {
+    /// `matrix_user_hash_zone` size.
+    pub zone_size: String,
+    /// `state=`, if it is to survive a restart.
+    pub state: Option<String>,
+}
+
+/// `proxy_cache_path` of public media.
+#[derive(Clone, Debug)]
+pub struct MediaCache {
+    /// The folder.
+    pub path: String,
+    /// `max_size`.
+    pub size: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_what_nginx_prints() {
+        assert_eq!(
+            NginxVersion::parse("nginx version: nginx/1.28.3 (Debian)\n"),
+            Some(NginxVersion(1, 28, 3))
+        );
+        assert_eq!(NginxVersion::parse("1.27.3"), Some(NginxVersion(1, 27, 3)));
+        assert_eq!(NginxVersion::parse("newest"), None);
+    }
+
+    #[test]
+    fn an_ipv6_address_gets_its_brackets_and_is_not_asked_of_dns() {
+        let address = Address::Tcp { host: "fd00::8".into(), port: 8083 };
+        assert_eq!(address.to_string(), "[fd00::8]:8083");
+        assert_eq!(address.dns_name(), None);
+    }
+
+    #[test]
+    fn every_role_is_found_by_its_name() {
+        for (name, role) in Role::NAMED {
+            assert_eq!(Role::from_name(name), Some(vec![role]));
+            assert_eq!(role.name(), name);
+        }
+    }
+}

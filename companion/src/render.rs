@@ -1,0 +1,241 @@
+//! Writes a plan down as nginx's files.
+//!
+//! In come a deployment and its plan, out come file names below the folder of `nginx.conf`, each with its text. The
+//! templates are in the binary. A name that a template asks for and nobody gives is an error, never an empty string.
+
+use std::collections::BTreeMap;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::Serialize;
+
+use crate::diagnostic::Diagnostic;
+use crate::model::{Deployment, Settings};
+use crate::plan::{Location, MAIN, Plan};
+use crate::table::Section;
+
+/// Every template with its name.
+const TEMPLATES: [(&str, &str); 9] = [
+    ("nginx.conf.j2", include_str!("../templates/nginx.conf.j2")),
+    ("http.conf.j2", include_str!("../templates/http.conf.j2")),
+    ("log.conf.j2", include_str!("../templates/log.conf.j2")),
+    ("maps.conf.j2", include_str!("../templates/maps.conf.j2")),
+    ("upstreams.conf.j2", include_str!("../templates/upstreams.conf.j2")),
+    ("location.conf.j2", include_str!("../templates/location.conf.j2")),
+    ("locations.conf.j2", include_str!("../templates/locations.conf.j2")),
+    ("proxy.conf.j2", include_str!("../templates/proxy.conf.j2")),
+    ("errors.conf.j2", include_str!("../templates/errors.conf.j2")),
+];
+const SERVERS: &str = include_str!("../templates/servers.conf.j2");
+
+/// Files of locations, each of one section.
+const SECTIONS: [(&str, Section, &str); 5] = [
+    ("client", Section::Client, "The client API. nginx takes the first pattern that fits."),
+    ("admin", Section::Admin, "Administration."),
+    ("media", Section::LegacyMedia, "Media from before authenticated media."),
+    ("federation", Section::Federation, "Other servers."),
+    ("key", Section::Key, "Keys of other servers."),
+];
+
+/// File names, relative to the folder of `nginx.conf`, with their text.
+pub type Files = BTreeMap<String, String>;
+
+/// The first line of every file.
+const BANNER: &str =
+    concat!("Rendered by synapse-companion ", env!("CARGO_PKG_VERSION"), "; edit its input, not this.");
+
+/// [`Settings`] as the templates see them.
+#[derive(Serialize)]
+struct Shown<'a> {
+    module: &'a str,
+    user: Option<&'a str>,
+    worker_processes: &'a str,
+    worker_connections: u32,
+    pid: &'a str,
+    error_log: &'a str,
+    verbose_errors: bool,
+    temp: &'a str,
+    read_timeout: u32,
+    sync_read_timeout: u32,
+    trusted_proxies: &'a [String],
+    admin_allow: &'a [String],
+    user_hash: ShownUserHash<'a>,
+    media_cache: Option<ShownCache<'a>>,
+    log_json: bool,
+    access_log: &'a str,
+    client_listen: &'a [String],
+    federation_listen: &'a [String],
+    server_names: &'a [String],
+    tls: Option<(&'a str, &'a str)>,
+    http2: bool,
+    status_listen: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ShownUserHash<'a> {
+    zone_size: &'a str,
+    state: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ShownCache<'a> {
+    path: &'a str,
+    size: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn new(s: &'a Settings) -> Self {
+        Self {
+            module: &s.module,
+            user: s.user.as_deref(),
+            worker_processes: &s.worker_processes,
+            worker_connections: s.worker_connections,
+            pid: &s.pid,
+            error_log: &s.error_log,
+            verbose_errors: !["crit", "alert", "emerg"]
+                .iter()
+                .any(|level| s.error_log.ends_with(&format!(" {level}"))),
+            temp: &s.temp,
+            read_timeout: s.read_timeout,
+            sync_read_timeout: s.sync_read_timeout,
+            trusted_proxies: &s.trusted_proxies,
+            admin_allow: &s.admin_allow,
+            user_hash: ShownUserHash {
+                zone_size: &s.user_hash.zone_size,
+                state: s.user_hash.state.as_deref(),
+            },
+            media_cache: s
+                .media_cache
+                .as_ref()
+                .map(|cache| ShownCache { path: &cache.path, size: &cache.size }),
+            log_json: s.log_json,
+            access_log: &s.access_log,
+            client_listen: &s.client_listen,
+            federation_listen: &s.federation_listen,
+            server_names: &s.server_names,
+            tls: s.tls.as_ref().map(|(certificate, key)| (certificate.as_str(), key.as_str())),
+            http2: s.http2,
+            status_listen: s.status_listen.as_deref(),
+        }
+    }
+}
+
+/// Renders everything.
+///
+/// # Errors
+/// Only when a template is broken, which is a mistake of this program; the tests render every construct.
+pub fn render(deployment: &Deployment, plan: &Plan) -> Result<Files, Diagnostic> {
+    render_all(deployment, plan).map_err(|error| {
+        Diagnostic::error(format!("a template of synapse-companion is broken: {error:#}"))
+            .fix("this is a bug of synapse-companion; please report it with the deployment file")
+    })
+}
+
+fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::Error> {
+    let env = environment()?;
+    let shown = Shown::new(&deployment.settings);
+    let sections: BTreeMap<&str, bool> = SECTIONS
+        .iter()
+        .map(|(name, section, _)| (*name, plan.section(*section).next().is_some()))
+        .collect();
+    let context = context! {
+        banner => BANNER,
+        main => MAIN,
+        plan => Serde(plan),
+        s => Serde(&shown),
+        files => sections,
+        resolver => resolver(&deployment.settings, plan),
+        client_body => size(deployment.settings.client_body),
+        federation_body => size(deployment.settings.federation_body),
+    };
+    let mut files = Files::new();
+    files.insert("nginx.conf".into(), env.get_template("nginx.conf.j2")?.render(&context)?);
+    for name in ["http", "log", "maps", "upstreams", "proxy", "errors", "servers"] {
+        let text = env.get_template(&format!("{name}.conf.j2"))?.render(&context)?;
+        files.insert(format!("synapse/{name}.conf"), text);
+    }
+    for (name, section, about) in SECTIONS {
+        let locations: Vec<&Location> = plan.section(section).collect();
+        if !locations.is_empty() {
+            let locations = Value::from(Serde(&locations));
+            let context = context! { locations, about, ..context.clone() };
+            let text = env.get_template("locations.conf.j2")?.render(context)?;
+            files.insert(format!("synapse/{name}.conf"), text);
+        }
+    }
+    files.values_mut().for_each(|text| *text = tidy(text));
+    Ok(files)
+}
+
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    for (name, text) in TEMPLATES {
+        env.add_template(name, text)?;
+    }
+    env.add_template("servers.conf.j2", SERVERS)?;
+    Ok(env)
+}
+
+/// The `resolver` line, when a name has to be asked for.
+fn resolver(settings: &Settings, plan: &Plan) -> Option<String> {
+    let asks = plan.upstreams.iter().flat_map(|upstream| &upstream.servers).any(|s| s.resolve);
+    asks.then(|| {
+        let mut line = settings.resolver.join(" ");
+        if let Some(valid) = settings.resolver_valid {
+            line += &format!(" valid={valid}s");
+        }
+        if !settings.resolver_ipv6 {
+            line += " ipv6=off";
+        }
+        line
+    })
+}
+
+/// Bytes as nginx writes them: in mebibytes where that is exact.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        _ if bytes > 0 && bytes % (1 << 20) == 0 => format!("{}m", bytes >> 20),
+        _ if bytes > 0 && bytes % (1 << 10) == 0 => format!("{}k", bytes >> 10),
+        _ => bytes.to_string(),
+    }
+}
+
+/// No line ends in a blank, no two lines in a row are empty, none before a closing brace or at either end.
+fn tidy(text: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim_end) {
+        let closes = line.trim_start() == "}";
+        while closes && lines.last().is_some_and(|last| last.is_empty()) {
+            lines.pop();
+        }
+        let follows_opening = lines.last().is_none_or(|last| last.is_empty() || last.ends_with('{'));
+        if !(line.is_empty() && follows_opening) {
+            lines.push(line);
+        }
+    }
+    while lines.last().is_some_and(|last| last.is_empty()) {
+        lines.pop();
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_exactly() {
+        assert_eq!(size(50 * 1024 * 1024), "50m");
+        assert_eq!(size(13_107_200), "12800k");
+        assert_eq!(size(1001), "1001");
+    }
+
+    #[test]
+    fn blank_lines_do_not_pile_up() {
+        assert_eq!(tidy("\n\na {  \n\n    b;\n\n\n    c;\n\n}\n\n"), "a {\n    b;\n\n    c;\n}\n");
+    }
+}
