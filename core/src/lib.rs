@@ -12,6 +12,8 @@ pub mod breaker;
 pub mod flight;
 pub mod key;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod notice;
 pub mod query;
 pub mod refused;

@@ -101,6 +101,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model;
     use proptest::prelude::*;
 
     const ALICE: &str = "syt_YWxpY2U_kQzPvXwRtYuIoPlKjHgF_3fQx1a";
@@ -258,27 +259,6 @@ mod tests {
         assert_eq!(scratch.capacity(), 0);
     }
 
-    /// Synapse's `get_access_token_from_request`, as it is written there, and the limits of ours; the query is given
-    /// as pairs, decoded.
-    fn model(headers: &[Vec<u8>], args: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
-        let of_args: Vec<_> = args.iter().filter(|(name, _)| name == ARGUMENT).collect();
-        let token = if headers.is_empty() {
-            of_args.first()?.1.clone()
-        } else {
-            if !of_args.is_empty() || headers.len() > 1 {
-                return None;
-            }
-            let stripped = String::from_utf8(headers[0].clone()).ok()?;
-            let parts: Vec<_> = stripped.trim_matches([' ', '\t']).split(' ').collect();
-            if parts.len() != 2 || parts[0] != "Bearer" {
-                return None;
-            }
-            parts[1].as_bytes().to_vec()
-        };
-        let usable = !token.is_empty() && token.len() <= 4096;
-        (usable && token.iter().all(|b| (0x21..=0x7e).contains(b))).then_some(token)
-    }
-
     fn headers() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let header = prop_oneof![
             4 => "Bearer [!-~]{1,9}",
@@ -330,7 +310,7 @@ mod tests {
             let query = written(&args, &escape);
             let mut scratch = Vec::new();
             let token = find(headers.iter().map(Vec::as_slice), &query, &mut scratch);
-            let expected = model(&headers, &args);
+            let expected = model::access_token(&headers, &args);
             prop_assert_eq!(token.map(|token| token.as_bytes().to_vec()), expected);
         }
 

@@ -1,0 +1,63 @@
+//! Whatever a homeserver sends: reading it never panics, does not depend on where it was cut on the way, and ends
+//! with the connection.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use matrix_user_hash_core::user::{UserHash, UserId};
+use matrix_user_hash_core::whoami::{Answer, Malformed, Progress, parse};
+
+/// nginx's default buffer of one page.
+const LIMIT: usize = 4096;
+
+fuzz_target!(|sent: &[u8]| {
+    let open = parse(sent, LIMIT, false);
+    let ended = parse(sent, LIMIT, true);
+    assert!(!matches!(
+        ended,
+        Ok(Progress::Incomplete | Progress::UntilClose)
+    ));
+
+    match &open {
+        Ok(Progress::Complete(response)) => {
+            assert!(response.body.len() <= LIMIT);
+            let Ok(Progress::Complete(same)) = &ended else {
+                panic!("an ended connection undoes a whole response");
+            };
+            assert_eq!(
+                (same.status, &same.body, same.keepalive),
+                (response.status, &response.body, false)
+            );
+            if let Ok(Answer::User {
+                user_hash, user_id, ..
+            }) = response.answer()
+            {
+                let user = UserId::try_from(&*user_id).expect("an answer's user id is one");
+                assert_eq!(user_hash, UserHash::of_user(&user));
+            }
+        }
+        // A connection that is still open can make no right beginning wrong but by its length.
+        Ok(Progress::Incomplete) => assert!(ended.is_err()),
+        Ok(Progress::UntilClose) => assert!(ended.is_ok()),
+        Err(malformed) => assert_eq!(ended.as_ref(), Err(malformed)),
+    }
+
+    // The same bytes, read when fewer had come.
+    let mut last = None;
+    for len in 0..=sent.len().min(2 * LIMIT) {
+        let now = parse(&sent[..len], LIMIT, false);
+        match (&last, &now) {
+            (None | Some(Ok(Progress::Incomplete)), _) => {}
+            (
+                Some(Ok(Progress::UntilClose)),
+                Ok(Progress::UntilClose) | Err(Malformed::TooLarge),
+            ) => {}
+            (Some(Ok(Progress::Complete(before))), Ok(Progress::Complete(after))) => {
+                assert_eq!((before.status, &before.body), (after.status, &after.body));
+            }
+            (Some(Err(before)), Err(after)) => assert_eq!(before, after),
+            (before, after) => panic!("{before:?} became {after:?} at {len}"),
+        }
+        last = Some(now);
+    }
+});
