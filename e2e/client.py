@@ -107,6 +107,8 @@ def ask(session: Session, question: Question, port: int, *, direct: bool = False
         raw = response.read()
         return Answer(session, question, agent, response.status, response.headers.get("Content-Type", ""),
                       decoded(raw))
+    except (OSError, http.client.HTTPException) as error:
+        return Answer(session, question, agent, 0, "", f"no answer: {error}")
     finally:
         connection.close()
 
