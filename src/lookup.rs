@@ -162,6 +162,8 @@ impl Lookup {
                 return Err(Self::cancel(lookup));
             }
             (*lookup).request = parent;
+            // As ngx_http_v2_run_request: the request that the connection's events are for.
+            (*lookup).connection.data = parent.cast();
             compat::uncount_request();
             compat::set_logged(parent);
             if Self::dress(lookup, parent, client).is_none() {
