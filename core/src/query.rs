@@ -265,8 +265,11 @@ mod tests {
         for before in 0..70 {
             for separator in ["&", ";"] {
                 for name in ["t", "%74"] {
-                    let args = format!("{}{separator}{name}=mat_a", "x".repeat(before));
-                    assert!(value(&args, "t").is_some(), "{args:?}");
+                    for after in [0, 40] {
+                        let (before, after) = ("x".repeat(before), "x".repeat(after));
+                        let args = format!("{before}{separator}{name}={after}");
+                        assert!(value(&args, "t").is_some(), "{args:?}");
+                    }
                     let args = format!("{}={name}=mat_a", "x".repeat(before));
                     assert!(!has(args.as_bytes(), b"t"), "{args:?}");
                 }

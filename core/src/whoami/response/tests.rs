@@ -330,6 +330,11 @@ fn too_large_is_said_as_soon_as_it_is_known() {
     assert_eq!(wrong(head), Malformed::TooLarge);
     let chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n";
     assert_eq!(wrong(chunk), Malformed::TooLarge);
+    // Two bytes of data would fit; what must follow them would not.
+    let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n";
+    let least = chunk.len() + b"{}\r\n0\r\n\r\n".len();
+    assert_eq!(parse(chunk, least, false), Ok(Progress::Incomplete));
+    assert_eq!(parse(chunk, least - 1, false), Err(Malformed::TooLarge));
     let line = format!("HTTP/1.1 200 OK\r\nX-Pad: {}", "x".repeat(LIMIT));
     assert_eq!(wrong(&line[..LIMIT]), Malformed::TooLarge);
     assert_eq!(
