@@ -46,6 +46,7 @@ def assert_all(report: Report, homeserver: Homeserver, people: People, nginx: Ng
     agents = traffic.agents() | through_nginx_alone(report, people, homeserver.synapse, nginx)
     if module:
         checks.variables(report, traffic)
+        checks.processes(report, traffic)
         checks.lookups(report, traffic, "every kind of token")
     step("asking: what Synapse refuses")
     agents |= refusals(report, homeserver.synapse, nginx)

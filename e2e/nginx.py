@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from .processes import BedError, Processes, listens, require_free
+from .processes import ENVIRONMENT, BedError, Processes, listens, require_free
 from .synapse import Synapse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ class Nginx:
         require_free([self.port])
         self.configuration.write_text(self.render())
         argv = [self.binary, "-p", self.directory, "-e", self.error_log, "-c", self.configuration]
-        tested = subprocess.run([*argv, "-t"], check=False, capture_output=True, text=True)
+        tested = subprocess.run([*argv, "-t"], check=False, capture_output=True, text=True, env=ENVIRONMENT)
         if tested.returncode != 0:
             raise BedError(f"nginx refuses {self.configuration}:\n{tested.stderr.strip()}")
         self.processes.start("nginx", [*argv, "-g", "daemon off;"])

@@ -15,6 +15,8 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
+# NGINX names the binary under test here; to nginx itself it means sockets to inherit (ngx_add_inherited_sockets).
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "NGINX"}
 
 
 class BedError(Exception):
@@ -50,7 +52,7 @@ class Processes:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                preexec_fn=in_child, **as_user(user),
+                preexec_fn=in_child, env=ENVIRONMENT, **as_user(user),
             )
         child = Child(name, process, log, stop_signal)
         self.children.append(child)
