@@ -402,6 +402,7 @@ impl Local {
                 has_device,
                 is_asked,
             } => {
+                self.complained = None;
                 let answer = self.store(&order.question, *user, *has_device, *is_asked);
                 (Outcome::User(answer, Status::Miss), Ended::Stored)
             }
@@ -490,7 +491,7 @@ impl Local {
         Answer { user, masquerade }
     }
 
-    /// Whether a failure was logged by this worker in the last minute, with nginx's own lines about it.
+    /// Whether nothing but failures has come for up to a minute, and nginx's own lines have said how.
     pub fn has_said_of_failures(&self) -> bool {
         self.complained
             .is_some_and(|at| self.now().since(at) < LOG_EVERY)

@@ -3,7 +3,7 @@
 //! nginx's own setters (`ngx_conf_set_msec_slot` and its kin) say "invalid value" and leave out which. These call
 //! them, and add the value and what would have been right.
 
-use core::ffi::{c_char, c_void};
+use core::ffi::{CStr, c_char, c_void};
 
 use matrix_user_hash_core::flight::MAX_LOOKUPS;
 use nginx_sys::{
@@ -42,21 +42,13 @@ unsafe fn set(
 ) -> *mut c_char {
     // SAFETY: nginx's own setter, with nginx's own arguments.
     let result = unsafe { setter(cf, command, conf) };
-    if result == NGX_CONF_OK || result == NGX_CONF_ERROR {
+    // SAFETY: a complaint is a C string that lives for ever.
+    if result == NGX_CONF_OK
+        || result != NGX_CONF_ERROR && unsafe { CStr::from_ptr(result) } == c"is duplicate"
+    {
         return result;
     }
-    // SAFETY: `cf` is live, and a complaint is a C string that lives for ever.
-    let (words, complaint) = unsafe { (args(&*cf), core::ffi::CStr::from_ptr(result)) };
-    if complaint == c"is duplicate" {
-        return result;
-    }
-    emerg!(
-        cf,
-        "invalid value \"{}\" in \"{}\" directive, it must be {wanted}",
-        String::from_utf8_lossy(words[1]),
-        String::from_utf8_lossy(words[0])
-    );
-    NGX_CONF_ERROR
+    refuse(cf, wanted)
 }
 
 const A_TIME: &str = "a time such as \"500ms\" or \"2s\"";

@@ -176,6 +176,7 @@ impl Server {
                 // nginx has logged why.
                 return Err(None);
             }
+            name_directive(cf, conf)?;
             let path = bytes(&parsed.uri);
             Ok(Self {
                 conf,
@@ -183,6 +184,37 @@ impl Server {
                 path: if path.is_empty() { WHOAMI } else { path }.to_vec(),
             })
         }
+    }
+}
+
+/// Lets the line in which nginx says, once all of the configuration is read, that it does not find the host of a URL
+/// ("host not found in upstream ... in FILE:LINE", `ngx_http_upstream_init_round_robin`) name the directive as well.
+///
+/// # Safety
+///
+/// `group` is what `ngx_http_upstream_add` gave for the directive that nginx is reading.
+unsafe fn name_directive(
+    cf: &mut ngx_conf_t,
+    group: *mut ngx_http_upstream_srv_conf_t,
+) -> Result<(), Option<&'static str>> {
+    // SAFETY: the group and the file are nginx's; the text lives in the configuration's pool, as the group does.
+    unsafe {
+        let Some(file) = cf.conf_file.as_ref() else {
+            return Ok(());
+        };
+        if (*group).file_name != file.file.name.data || (*group).line != file.line {
+            // An `upstream {}`, or made by an earlier directive.
+            return Ok(());
+        }
+        let text = [
+            b"\"matrix_user_hash\" directive in ",
+            bytes(&file.file.name),
+            b"\0",
+        ]
+        .concat();
+        let text = pool::adopt(cf.pool, text).ok_or(None)?;
+        (*group).file_name = text.as_mut_ptr();
+        Ok(())
     }
 }
 

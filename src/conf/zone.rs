@@ -47,12 +47,20 @@ pub unsafe extern "C" fn set(
         );
         return NGX_CONF_ERROR;
     }
+    let name = settings.name.clone();
     match SharedZone::declare(cf, settings) {
         Ok(zone) => {
             crate::main_conf(cf).zones.push(zone);
             NGX_CONF_OK
         }
-        Err(_) => NGX_CONF_ERROR,
+        Err(_) => {
+            // nginx has said why, but not who asked for it.
+            emerg!(
+                cf,
+                "zone \"{name}\" in \"matrix_user_hash_zone\" directive cannot be declared"
+            );
+            NGX_CONF_ERROR
+        }
     }
 }
 
