@@ -101,4 +101,21 @@ mod tests {
         assert!(moved.iter().all(|user| after.pick(user) == Some(3)));
         assert!((600..1400).contains(&moved.len()), "{} of 4000", moved.len());
     }
+
+    #[test]
+    #[ignore = "scripts/companion-test gives it a real nginx's answers in NGINX_ANSWERS"]
+    fn nginx_picks_the_same_server() {
+        let answers = std::fs::read_to_string(std::env::var("NGINX_ANSWERS").unwrap()).unwrap();
+        let mut compared = 0;
+        for line in answers.lines() {
+            let [servers, key, picked] = line.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("{line}");
+            };
+            let servers: Vec<&str> = servers.split(' ').collect();
+            let ours = Circle::new(servers.iter().copied()).pick(key).map(|index| servers[index]);
+            assert_eq!(ours, Some(picked), "{line}");
+            compared += 1;
+        }
+        assert!(compared > 1000, "{compared}");
+    }
 }

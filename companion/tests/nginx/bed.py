@@ -1,0 +1,273 @@
+"""What the checks stand on: workers that say who they are, nginx with a rendered configuration, and the companion itself.
+
+Everything listens on loopback, on ports 20000 to 20999. What a check starts it stops, by its process id.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+TESTS = ROOT / "companion" / "tests"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+COMPANION = Path(os.environ.get("COMPANION", TARGET / "debug" / "synapse-companion"))
+NGINX = Path(os.environ.get("NGINX", ROOT / "build" / "nginx"))
+MODULE = Path(os.environ.get("MODULE", ROOT / "build" / "ngx_http_matrix_user_hash_module.so"))
+# The folder that the golden deployments name in their paths.
+FIXED = Path("/tmp/synapse-companion-test")
+
+
+def companion(*args, expect=0):
+    """Runs the companion; returns what it wrote to standard output and to standard error."""
+    done = subprocess.run([COMPANION, *map(str, args)], capture_output=True, text=True, check=False)
+    if done.returncode != expect:
+        raise AssertionError(f"synapse-companion {args} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout, done.stderr
+
+
+class Workers:
+    """HTTP servers, each of which answers with its name and what it was asked."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.servers = {}
+        self.delay = {}
+        self.seen = []
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    def _run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+
+    def start(self, name, host="127.0.0.1", port=None, path=None):
+        """Starts one, on a port or on a socket."""
+        tasks = set()
+
+        async def serve(reader, writer):
+            tasks.add(asyncio.current_task())
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while await self._answer(name, reader, writer):
+                    pass
+            writer.close()
+
+        async def go():
+            if path:
+                return await asyncio.start_unix_server(serve, path)
+            return await asyncio.start_server(serve, host, port, reuse_address=True)
+
+        self.servers[name] = (self._run(go()), tasks)
+
+    async def _answer(self, name, reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = first.split(" ", 2)
+        headers = dict(line.split(": ", 1) for line in lines if ": " in line)
+        lower = {key.lower(): value for key, value in headers.items()}
+        length = int(lower.get("content-length", 0))
+        got = len(await reader.readexactly(length)) if length else 0
+        if delay := self.delay.get(name):
+            await asyncio.sleep(delay)
+        status, body = self._body(name, method, target, lower, got)
+        self.seen.append((name, method, target))
+        text = json.dumps(body).encode()
+        extra = "Cache-Control: public, max-age=86400\r\n" if "/media/" in target else ""
+        writer.write(
+            f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nX-Worker: {name}\r\n{extra}"
+            f"Access-Control-Allow-Origin: *\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+            + (b"" if method == "HEAD" else text)
+        )
+        await writer.drain()
+        return True
+
+    @staticmethod
+    def _body(name, method, target, headers, got):
+        if target.startswith("/_matrix/client/v3/account/whoami"):
+            token = headers.get("authorization", "").removeprefix("Bearer ")
+            if token.startswith("syt_"):
+                return 200, {"user_id": f"@{token.split('_')[1]}:example.org", "device_id": "JLAFKJWSCS"}
+        return 200, {"worker": name, "method": method, "target": target, "headers": headers, "body": got}
+
+    def stop(self, name):
+        """Stops one: its port refuses, its connections end."""
+        server, tasks = self.servers.pop(name)
+
+        async def end():
+            server.close()
+            for task in list(tasks):
+                task.cancel()
+
+        self._run(end())
+
+    def stop_all(self):
+        for name in list(self.servers):
+            self.stop(name)
+
+
+class Nginx:
+    """An nginx with a rendered configuration, in a folder of its own."""
+
+    def __init__(self, conf, prefix):
+        self.conf, self.prefix = Path(conf), Path(prefix)
+        self.process = None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            [NGINX, "-p", self.prefix, "-c", self.conf, "-e", "stderr", "-g", "daemon off;"],
+            stdout=open(self.prefix / "stdout.log", "wb"),
+            stderr=open(self.prefix / "stderr.log", "wb"),
+        )
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(10)
+
+    def log(self):
+        """The access log, which the checks have nginx write to its standard output."""
+        return (self.prefix / "access.log").read_text(errors="replace")
+
+    def errors(self):
+        return (self.prefix / "stderr.log").read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def folder():
+    """A prefix for nginx: the module in its place, and room for what it writes."""
+    path = Path(tempfile.mkdtemp(prefix="synapse-companion-"))
+    try:
+        prepare(path)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def prepare(path):
+    (path / "modules").mkdir(parents=True, exist_ok=True)
+    (path / "logs").mkdir(exist_ok=True)
+    link = path / "modules" / "ngx_http_matrix_user_hash_module.so"
+    if not link.exists():
+        link.symlink_to(MODULE)
+
+
+def fixed_folder():
+    """The folder that golden deployments name, with a certificate."""
+    prepare(FIXED)
+    if not (FIXED / "matrix.pem").exists():
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-keyout", FIXED / "matrix.key", "-out", FIXED / "matrix.pem", "-subj", "/CN=matrix.example.org",
+             "-days", "3650"],
+            check=True, capture_output=True)
+
+
+def wrapped_nginx(path):
+    """A program that is nginx with this prefix, for `check --nginx`."""
+    program = path / "nginx"
+    program.write_text(f"#!/bin/sh\nexec {NGINX} -p {path} -e stderr \"$@\"\n")
+    program.chmod(0o755)
+    return program
+
+
+def own_paths(prefix):
+    """Settings that keep everything that nginx writes below its prefix."""
+    (prefix / "temp").mkdir(exist_ok=True)
+    return f"""
+[log]
+access = "{prefix}/access.log"
+error = "stderr"
+error_level = "warn"
+
+[paths]
+temp = "{prefix}/temp"
+pid = "{prefix}/nginx.pid"
+"""
+
+
+@contextlib.contextmanager
+def running(deployment, *args, settings=True):
+    """nginx with a deployment, given as text."""
+    with folder() as prefix:
+        text = deployment + (own_paths(prefix) if settings else "")
+        source = prefix / "deployment.toml"
+        source.write_text(text)
+        companion("render", "-d", source, "--output", prefix, "--nginx", NGINX, *args)
+        with Nginx(prefix / "nginx.conf", prefix) as nginx:
+            wait_for_pid(prefix, nginx)
+            yield nginx
+
+
+def wait_for_pid(prefix, nginx):
+    for _ in range(200):
+        if (prefix / "nginx.pid").exists() and (prefix / "nginx.pid").read_text().strip():
+            return
+        if nginx.process.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise AssertionError(f"nginx did not start:\n{nginx.errors()}")
+
+
+class Answer:
+    """What came back."""
+
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = {key.lower(): value for key, value in response.getheaders()}
+        self.text = response.read()
+
+    @property
+    def worker(self):
+        return self.headers.get("x-worker")
+
+    def json(self):
+        return json.loads(self.text)
+
+
+class Client:
+    """One connection, kept open."""
+
+    def __init__(self, port=20000, path=None):
+        self.port, self.path = port, path
+        self.connection = None
+
+    def ask(self, method, target, headers=None, body=None):
+        for attempt in (1, 2):
+            if self.connection is None:
+                self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+                if self.path:
+                    self.connection.sock = socket.socket(socket.AF_UNIX)
+                    self.connection.sock.connect(self.path)
+            try:
+                self.connection.putrequest(method, target, skip_accept_encoding=True)
+                for key, value in (headers or {}).items():
+                    self.connection.putheader(key, value)
+                if body is not None:
+                    self.connection.putheader("Content-Length", str(len(body)))
+                elif method in ("POST", "PUT"):
+                    self.connection.putheader("Content-Length", "0")
+                self.connection.endheaders()
+                if body:
+                    # nginx may refuse and stop reading before all is sent; its answer is what counts.
+                    with contextlib.suppress(ConnectionError):
+                        self.connection.send(body)
+                answer = Answer(self.connection.getresponse())
+                if answer.headers.get("connection") == "close":
+                    self.close()
+                return answer
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self.close()
+                if attempt == 2:
+                    raise
+        raise AssertionError("not reached")
+
+    def close(self):
+        if self.connection:
+            self.connection.close()
+        self.connection = None

@@ -1,0 +1,41 @@
+"""Runs every check that needs nginx, and Synapse's own list of endpoints where a Synapse is installed.
+
+    scripts/companion-test [NAME ...]
+
+A check is a function whose name begins with `check_`; its doc string is its title. The last line counts them.
+"""
+
+import importlib
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+MODULES = ["goldens", "hashes", "endpoints"]
+
+
+def main():
+    wanted = sys.argv[1:]
+    passed = failed = 0
+    for module in MODULES:
+        checks = importlib.import_module(module)
+        for name, check in list(vars(checks).items()):
+            if not name.startswith("check_") or (wanted and not any(part in f"{module}.{name}" for part in wanted)):
+                continue
+            title = (check.__doc__ or name).strip().splitlines()[0]
+            started = time.monotonic()
+            try:
+                note = check()
+                passed += 1
+                print(f"ok      {title} ({time.monotonic() - started:.1f}s){f': {note}' if note else ''}", flush=True)
+            except Exception:  # a check that broke is a check that failed
+                failed += 1
+                print(f"FAILED  {title}\n{traceback.format_exc()}", flush=True)
+    print(f"companion: {passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
