@@ -119,6 +119,7 @@ fn a_torn_entry_is_mended_by_the_next_store_of_its_key() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too much for an interpreter")]
 fn a_torn_entry_makes_way_before_one_that_somebody_can_find() {
     let (memory, clock) = (memory(64), AtomicU64::new(0));
     let table = Table::new(&memory, &clock).unwrap();
@@ -136,6 +137,7 @@ fn a_torn_entry_makes_way_before_one_that_somebody_can_find() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too much for an interpreter")]
 fn an_entry_moves_to_its_other_set_rather_than_going_while_there_is_room() {
     let (memory, clock) = (memory(512), AtomicU64::new(0));
     let table = Table::new(&memory, &clock).unwrap();
@@ -214,6 +216,7 @@ fn a_hit_writes_nothing_while_the_last_note_of_its_use_is_recent() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too much for an interpreter")]
 fn a_table_of_a_million_entries_is_counted_by_a_sample() {
     let (memory, clock) = (memory(1 << 17), AtomicU64::new(0));
     let table = Table::new(&memory, &clock).unwrap();

@@ -1,5 +1,7 @@
 //! Random numbers that are the same in every run, and keys made of them.
 
+#![allow(dead_code, reason = "not every test that shares this needs all of it")]
+
 use matrix_user_hash_core::key::Key;
 
 /// splitmix64 (Steele, Lea, Flood): neighbouring numbers give unrelated ones.
