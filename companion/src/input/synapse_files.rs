@@ -234,7 +234,7 @@ fn upload_size(part: &Part, size: &Spanned<NumberOrText>, found: &mut Diagnostic
 }
 
 fn place<T>(part: &Part, value: &Spanned<T>) -> Place {
-    Place::line(&part.path, value.referenced.line() as usize, value.referenced.column() as usize)
+    Place::line(&part.path, value.defined.line() as usize, value.defined.column() as usize)
 }
 
 /// `instance_map`, whose hosts are where workers reach each other, so nginx mostly can too.

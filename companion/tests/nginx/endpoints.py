@@ -163,7 +163,7 @@ def check_route_agrees_with_nginx():
     problems = []
     rows = table("endpoints.tsv")
     for method, _, group, pattern in rows:
-        for path in expanded(pattern)[:2]:
+        for path in expanded(pattern)[:1]:
             out, _ = bed.companion("route", method, path, "-d", deployment, "--nginx", bed.NGINX)
             named = re.search(r"^upstream  synapse_(\w+),", out, re.M)[1]
             if named != group:

@@ -52,6 +52,9 @@ fn fix_of(message: &str) -> String {
             None => format!("use one of {}", known.join(", ")),
         };
     }
+    if message.starts_with("duplicate key") {
+        return "take one of the two away".to_owned();
+    }
     if let Some(missing) = message.strip_prefix("missing field") {
         return format!("add {}", missing.trim().trim_matches('`'));
     }
