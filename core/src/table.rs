@@ -275,10 +275,8 @@ impl<'m> Table<'m> {
         };
         let tag = (high & TAG) | PRESENT | flags_of(found.masquerade);
         let user = found.user.to_bits();
-        place.slot.uses().store(used(stamp).to_bits(), Relaxed);
-        place.slot.user().store(user, Relaxed);
-        place.slot.check().store(low ^ tag ^ user, Relaxed);
-        place.slot.tag().store(tag, Relaxed);
+        let uses = used(stamp).to_bits();
+        place.slot.write(tag, low ^ tag ^ user, user, uses);
         place.inserted
     }
 

@@ -3,7 +3,7 @@
 //! The parent maps a file, starts children that map it too (this test binary again, told by the environment what to do),
 //! kills some with SIGKILL at random moments and starts others in their place. Children that see a rule broken say so and
 //! exit with a failure that the parent reports. `PROCESSES_SECONDS` makes it longer than the few seconds that it takes by
-//! default.
+//! default; `--features slow-writes` makes nearly every kill of a writer hit it between two stores.
 
 #![cfg(not(loom))]
 #![allow(

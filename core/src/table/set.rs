@@ -85,11 +85,31 @@ impl<'m> Slot<'m> {
         (self.check().load(Relaxed) ^ tag ^ user, tag, user)
     }
 
+    /// Writes an entry, in whatever order its readers will see.
+    pub(super) fn write(self, tag: u64, check: u64, user: u64, uses: u64) {
+        self.uses().store(uses, Relaxed);
+        pause();
+        self.user().store(user, Relaxed);
+        pause();
+        self.check().store(check, Relaxed);
+        pause();
+        self.tag().store(tag, Relaxed);
+    }
+
     /// Copies an entry as it stands, torn or not.
     pub(super) fn copy_to(self, other: Self) {
-        other.uses().store(self.uses().load(Relaxed), Relaxed);
-        other.user().store(self.user().load(Relaxed), Relaxed);
-        other.check().store(self.check().load(Relaxed), Relaxed);
-        other.tag().store(self.tag().load(Relaxed), Relaxed);
+        let [tag, check, user, uses] =
+            [self.tag(), self.check(), self.user(), self.uses()].map(|word| word.load(Relaxed));
+        other.write(tag, check, user, uses);
     }
+}
+
+/// Between two stores nothing happens, but in a build that is made to be killed there.
+#[cfg(not(feature = "slow-writes"))]
+#[inline]
+fn pause() {}
+
+#[cfg(feature = "slow-writes")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(2));
 }
