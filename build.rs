@@ -3,7 +3,7 @@
 //! `nginx-sys` reads nginx's headers and hands on to its direct dependents, as `DEP_NGINX_*`, which features that
 //! nginx was configured with, its version, include paths and macros. From them this script makes the `cfg` values
 //! `ngx_feature` and `ngx_version_*`, and binds `ngx_http_request_t` once more with a bindgen that lays out its
-//! bitfields right (see `src/compat.rs`).
+//! bitfields right (see `src/compat.rs`). `layout-check/build.rs` runs the same functions, to check what they make.
 
 use std::env;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ fn dep(name: &str) -> Option<String> {
 }
 
 /// `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.
-fn features() {
+pub(crate) fn features() {
     let known = dep("FEATURES_CHECK").unwrap_or_else(|| "any()".to_owned());
     println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({known}))");
     for feature in dep("FEATURES")
@@ -37,7 +37,7 @@ fn features() {
 }
 
 /// The version as text for the log, and `cfg` values for what differs between versions.
-fn version() {
+pub(crate) fn version() {
     println!("cargo::rustc-check-cfg=cfg(ngx_version_1_27_2)");
     let number: u32 = dep("VERSION_NUMBER")
         .and_then(|n| n.parse().ok())
@@ -52,7 +52,7 @@ fn version() {
 }
 
 /// Binds `ngx_http_request_t` with our bindgen, for the bitfields that we touch.
-fn request_bitfields() {
+pub(crate) fn request_bitfields() {
     let include = dep("INCLUDE").expect("nginx-sys hands on nginx's include paths");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let bindings = bindgen::Builder::default()
