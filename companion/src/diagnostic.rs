@@ -29,7 +29,13 @@ impl Place {
 
     /// A line of a file whose text is not shown.
     pub fn line(file: &Path, line: usize, column: usize) -> Self {
-        Self { file: file.to_owned(), line, column, source: None, width: 1 }
+        Self {
+            file: file.to_owned(),
+            line,
+            column,
+            source: None,
+            width: 1,
+        }
     }
 
     /// The bytes `span` of `text`, with the line's text.
@@ -37,10 +43,19 @@ impl Place {
         let start = text.floor_char_boundary_compat(span.start);
         let before = &text[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let source = text[line_start..].lines().next().unwrap_or_default().to_owned();
+        let source = text[line_start..]
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let column = text[line_start..start].chars().count() + 1;
         let end = text.floor_char_boundary_compat(span.end.max(start));
-        let meant = text[start..end].lines().next().unwrap_or_default().chars().count();
+        let meant = text[start..end]
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .count();
         Self {
             file: file.to_owned(),
             line: before.matches('\n').count() + 1,
@@ -99,7 +114,10 @@ impl Diagnostic {
 
     /// Something that the operator should know.
     pub fn warning(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(message) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(message)
+        }
     }
 
     /// Where it stands.
@@ -145,7 +163,14 @@ impl fmt::Display for Diagnostic {
             (None, Some(key)) => writeln!(f, "  --> key {key}")?,
             (None, None) => {}
         }
-        if let Some(Place { line, column, source: Some(source), width, .. }) = &self.place {
+        if let Some(Place {
+            line,
+            column,
+            source: Some(source),
+            width,
+            ..
+        }) = &self.place
+        {
             let number = line.to_string();
             let gutter = " ".repeat(number.len());
             let indent: String = source
@@ -153,7 +178,11 @@ impl fmt::Display for Diagnostic {
                 .take(column.saturating_sub(1))
                 .map(|c| if c == '\t' { '\t' } else { ' ' })
                 .collect();
-            writeln!(f, "{gutter} |\n{number} | {source}\n{gutter} | {indent}{}", "^".repeat(*width))?;
+            writeln!(
+                f,
+                "{gutter} |\n{number} | {source}\n{gutter} | {indent}{}",
+                "^".repeat(*width)
+            )?;
         }
         if let Some(fix) = &self.fix {
             writeln!(f, "  = fix: {fix}")?;

@@ -39,7 +39,9 @@ fn read(path: &Path) -> Result<Option<String>, Diagnostic> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Diagnostic::error(format!("cannot read {}: {error}", path.display()))
-            .fix("name the folder of the installed nginx.conf with --installed")),
+        Err(error) => Err(
+            Diagnostic::error(format!("cannot read {}: {error}", path.display()))
+                .fix("name the folder of the installed nginx.conf with --installed"),
+        ),
     }
 }

@@ -43,7 +43,8 @@ pub fn stale(files: &Files, folder: &Path) -> Vec<PathBuf> {
 }
 
 fn is_ours(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "conf")
+    path.extension()
+        .is_some_and(|extension| extension == "conf")
         && std::fs::read_to_string(path)
             .is_ok_and(|text| text.starts_with("# Rendered by synapse-companion"))
 }
@@ -55,7 +56,10 @@ fn refused(path: &Path, error: &std::io::Error) -> Diagnostic {
 
 /// All files as one text, each under its name.
 pub fn shown(files: &Files) -> String {
-    files.iter().map(|(name, text)| format!("#### {name}\n{text}\n")).collect()
+    files
+        .iter()
+        .map(|(name, text)| format!("#### {name}\n{text}\n"))
+        .collect()
 }
 
 /// Writes the example.
@@ -64,13 +68,19 @@ pub fn shown(files: &Files) -> String {
 /// The file is there already, or cannot be written.
 pub fn write_example(path: &Path, text: &str, force: bool) -> Result<(), Diagnostic> {
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(!force).create(force).truncate(force);
-    let written = options.open(path).and_then(|mut file| {
-        std::io::Write::write_all(&mut file, text.as_bytes())
-    });
+    options
+        .write(true)
+        .create_new(!force)
+        .create(force)
+        .truncate(force);
+    let written = options
+        .open(path)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
     written.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Diagnostic::error(format!("{} is there already", path.display()))
-            .fix("name another file, or say --force"),
+        ErrorKind::AlreadyExists => {
+            Diagnostic::error(format!("{} is there already", path.display()))
+                .fix("name another file, or say --force")
+        }
         _ => refused(path, &error),
     })
 }
@@ -86,14 +96,20 @@ impl Temporary {
     pub fn new() -> Result<Self, Diagnostic> {
         let base = std::env::temp_dir();
         for attempt in 0..100_u32 {
-            let path = base.join(format!("synapse-companion-{}-{attempt}", std::process::id()));
+            let path = base.join(format!(
+                "synapse-companion-{}-{attempt}",
+                std::process::id()
+            ));
             match std::fs::create_dir(&path) {
                 Ok(()) => return Ok(Self(path)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(refused(&path, &error)),
             }
         }
-        Err(Diagnostic::error(format!("no free name for a folder in {}", base.display())))
+        Err(Diagnostic::error(format!(
+            "no free name for a folder in {}",
+            base.display()
+        )))
     }
 
     /// Where it is.

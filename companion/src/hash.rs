@@ -52,7 +52,10 @@ impl Circle {
 
 /// What nginx takes for host and port of a `server` line: all after the last colon is the port if it is all digits.
 fn host_and_port(server: &str) -> (&str, &str) {
-    if server.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:")) {
+    if server
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:"))
+    {
         return (&server[5..], "");
     }
     match server.rsplit_once(':') {
@@ -69,8 +72,14 @@ mod tests {
     fn host_and_port_are_those_of_the_server_line() {
         assert_eq!(host_and_port("sync1:8083"), ("sync1", "8083"));
         assert_eq!(host_and_port("[::1]:8083"), ("[::1]", "8083"));
-        assert_eq!(host_and_port("unix:/run/sync1.sock"), ("/run/sync1.sock", ""));
-        assert_eq!(host_and_port("sync-0.sync.matrix.svc"), ("sync-0.sync.matrix.svc", ""));
+        assert_eq!(
+            host_and_port("unix:/run/sync1.sock"),
+            ("/run/sync1.sock", "")
+        );
+        assert_eq!(
+            host_and_port("sync-0.sync.matrix.svc"),
+            ("sync-0.sync.matrix.svc", "")
+        );
     }
 
     #[test]
@@ -85,7 +94,9 @@ mod tests {
 
     #[test]
     fn a_key_past_the_last_point_goes_round_to_the_first() {
-        let circle = Circle { points: vec![(10, 7), (20, 8)] };
+        let circle = Circle {
+            points: vec![(10, 7), (20, 8)],
+        };
         // The CRC32 of this key is 0x922126c8, far past 20.
         assert_eq!(circle.pick("86f01aef21b1acd3"), Some(7));
         assert_eq!(circle.pick(""), None);
@@ -93,13 +104,21 @@ mod tests {
 
     #[test]
     fn a_worker_more_moves_only_its_share_of_the_users() {
-        let users: Vec<String> = (0..4000).map(|i| format!("{:016x}", i * 0x9e37_79b9_u64)).collect();
+        let users: Vec<String> = (0..4000)
+            .map(|i| format!("{:016x}", i * 0x9e37_79b9_u64))
+            .collect();
         let before = Circle::new(["sync1:8083", "sync2:8083", "sync3:8083"]);
         let after = Circle::new(["sync1:8083", "sync2:8083", "sync3:8083", "sync4:8083"]);
-        let moved: Vec<_> =
-            users.iter().filter(|user| before.pick(user) != after.pick(user)).collect();
+        let moved: Vec<_> = users
+            .iter()
+            .filter(|user| before.pick(user) != after.pick(user))
+            .collect();
         assert!(moved.iter().all(|user| after.pick(user) == Some(3)));
-        assert!((600..1400).contains(&moved.len()), "{} of 4000", moved.len());
+        assert!(
+            (600..1400).contains(&moved.len()),
+            "{} of 4000",
+            moved.len()
+        );
     }
 
     #[test]
@@ -112,7 +131,9 @@ mod tests {
                 panic!("{line}");
             };
             let servers: Vec<&str> = servers.split(' ').collect();
-            let ours = Circle::new(servers.iter().copied()).pick(key).map(|index| servers[index]);
+            let ours = Circle::new(servers.iter().copied())
+                .pick(key)
+                .map(|index| servers[index]);
             assert_eq!(ours, Some(picked), "{line}");
             compared += 1;
         }

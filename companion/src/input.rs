@@ -71,10 +71,14 @@ fn settle_resolving(request: &Request, deployment: &mut Deployment, found: &mut 
     let settings = &deployment.settings;
     let wanted = settings.resolve && !request.no_resolve;
     let processes = || std::iter::once(&deployment.main).chain(&deployment.workers);
-    let addresses: Vec<_> =
-        processes().flat_map(|p| [&p.client, &p.federation, &p.media]).flatten().collect();
+    let addresses: Vec<_> = processes()
+        .flat_map(|p| [&p.client, &p.federation, &p.media])
+        .flatten()
+        .collect();
     let named = addresses.iter().find_map(|address| address.dns_name());
-    let service = addresses.iter().any(|a| matches!(a, crate::model::Address::Srv { .. }));
+    let service = addresses
+        .iter()
+        .any(|a| matches!(a, crate::model::Address::Srv { .. }));
     let Some(name) = named else {
         deployment.settings.resolve = false;
         return;
@@ -111,7 +115,12 @@ fn settle_resolving(request: &Request, deployment: &mut Deployment, found: &mut 
 
 /// What is odd about a deployment as a whole.
 fn judge(deployment: &Deployment, found: &mut Diagnostics) {
-    let has = |role| deployment.workers.iter().any(|worker| worker.roles.contains(&role));
+    let has = |role| {
+        deployment
+            .workers
+            .iter()
+            .any(|worker| worker.roles.contains(&role))
+    };
     if has(Role::InitialSync) && !has(Role::Sync) {
         found.push(
             Diagnostic::warning("there are initial_sync workers but no sync workers: syncs that go on stay with the main process")

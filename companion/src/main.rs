@@ -49,7 +49,14 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             }
         }
         Command::Check { input } => check(&input)?,
-        Command::Route { method, path, input, user, origin, member } => {
+        Command::Route {
+            method,
+            path,
+            input,
+            user,
+            origin,
+            member,
+        } => {
             let (deployment, plan, _) = rendered(&input)?;
             let question = route::Question {
                 method: method.to_ascii_uppercase(),
@@ -88,7 +95,9 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
 /// Reads the input and renders it; warnings go to standard error.
 fn rendered(input: &Input) -> Result<(Deployment, Plan, Files), Diagnostics> {
     // An nginx that is not here is no mistake: the configuration may be for another machine.
-    let here = nginx::Nginx::ask(&input.nginx).ok().map(|nginx| nginx.version);
+    let here = nginx::Nginx::ask(&input.nginx)
+        .ok()
+        .map(|nginx| nginx.version);
     let request = input::Request {
         deployment: input.deployment.clone(),
         homeserver: input.homeserver.clone(),
@@ -115,23 +124,30 @@ fn check(input: &Input) -> Result<(), Diagnostics> {
     let (_, _, rendered) = rendered(input)?;
     let text: String = rendered.values().map(String::as_str).collect();
     let mut found = Diagnostics::default();
-    nginx.lacks(&text).into_iter().for_each(|lack| found.push(lack));
+    nginx
+        .lacks(&text)
+        .into_iter()
+        .for_each(|lack| found.push(lack));
     if found.has_errors() {
         return Err(found);
     }
     let folder = files::Temporary::new()?;
     files::install(&rendered, folder.path())?;
     let said = nginx::Nginx::test(&input.nginx, &folder.path().join("nginx.conf"))?;
-    say(&format!("{said}\nnginx {}: {} files, all is well\n", nginx.version, rendered.len()))?;
+    say(&format!(
+        "{said}\nnginx {}: {} files, all is well\n",
+        nginx.version,
+        rendered.len()
+    ))?;
     Ok(())
 }
 
 /// To standard output. A reader that has gone (`| head`) is no mistake.
 fn say(text: &str) -> Result<(), Diagnostic> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Diagnostic::error(format!("cannot write to standard output: {error}")))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Diagnostic::error(
+            format!("cannot write to standard output: {error}"),
+        )),
         _ => Ok(()),
     }
 }

@@ -36,7 +36,10 @@ pub enum Role {
 
 /// Streams whose endpoints go to their writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "each is Synapse's name of the stream, nothing more")]
+#[allow(
+    missing_docs,
+    reason = "each is Synapse's name of the stream, nothing more"
+)]
 pub enum Stream {
     Typing,
     ToDevice,
@@ -117,9 +120,18 @@ impl Role {
         ("presence", Self::Writer(Stream::Presence)),
         ("push_rules", Self::Writer(Stream::PushRules)),
         ("device_lists", Self::Writer(Stream::DeviceLists)),
-        ("thread_subscriptions", Self::Writer(Stream::ThreadSubscriptions)),
-        ("quarantined_media_changes", Self::Writer(Stream::QuarantinedMediaChanges)),
-        ("federation_sender", Self::Nothing(NoRequests::FederationSender)),
+        (
+            "thread_subscriptions",
+            Self::Writer(Stream::ThreadSubscriptions),
+        ),
+        (
+            "quarantined_media_changes",
+            Self::Writer(Stream::QuarantinedMediaChanges),
+        ),
+        (
+            "federation_sender",
+            Self::Nothing(NoRequests::FederationSender),
+        ),
         ("pusher", Self::Nothing(NoRequests::Pusher)),
         ("appservice", Self::Nothing(NoRequests::Appservice)),
         ("background", Self::Nothing(NoRequests::Background)),
@@ -127,8 +139,12 @@ impl Role {
     ];
 
     /// What a generic worker without duties of its own serves.
-    pub const GENERIC: [Self; 4] =
-        [Self::Sync, Self::Room, Self::ClientReader, Self::FederationReader];
+    pub const GENERIC: [Self; 4] = [
+        Self::Sync,
+        Self::Room,
+        Self::ClientReader,
+        Self::FederationReader,
+    ];
 
     /// The roles that a name stands for: one, or the four of `generic`.
     pub fn from_name(name: &str) -> Option<Vec<Self>> {
@@ -136,18 +152,26 @@ impl Role {
             "generic" => Some(Self::GENERIC.to_vec()),
             // Synapse's older name for workers that send events: both are about one room.
             "event_creator" => Some(vec![Self::Room]),
-            _ => Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, role)| vec![*role]),
+            _ => Self::NAMED
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, role)| vec![*role]),
         }
     }
 
     /// Every name that [`Self::from_name`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        ["generic", "event_creator"].into_iter().chain(Self::NAMED.iter().map(|(name, _)| *name))
+        ["generic", "event_creator"]
+            .into_iter()
+            .chain(Self::NAMED.iter().map(|(name, _)| *name))
     }
 
     /// The name in a deployment file.
     pub fn name(self) -> &'static str {
-        Self::NAMED.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| *name)
+        Self::NAMED
+            .iter()
+            .find(|(_, role)| *role == self)
+            .map_or("", |(name, _)| *name)
     }
 
     /// Which of a worker's listeners it needs.
@@ -280,8 +304,12 @@ impl NginxVersion {
     /// Reads `1.28.3`, and the version out of what `nginx -v` prints.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let text = text.split_once("nginx/").map_or(text, |(_, version)| version);
-        let number = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+        let text = text
+            .split_once("nginx/")
+            .map_or(text, |(_, version)| version);
+        let number = text
+            .split(|c: char| c != '.' && !c.is_ascii_digit())
+            .next()?;
         let mut parts = number.split('.').map(|part| part.parse().ok());
         let version = Self(parts.next()??, parts.next()??, parts.next()??);
         parts.next().is_none().then_some(version)
@@ -389,7 +417,10 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_gets_its_brackets_and_is_not_asked_of_dns() {
-        let address = Address::Tcp { host: "fd00::8".into(), port: 8083 };
+        let address = Address::Tcp {
+            host: "fd00::8".into(),
+            port: 8083,
+        };
         assert_eq!(address.to_string(), "[fd00::8]:8083");
         assert_eq!(address.dns_name(), None);
     }

@@ -173,15 +173,26 @@ impl Plan {
             .collect();
         locations.extend(ROUTES.iter().filter_map(|route| located(deployment, route)));
         // With no workers, everything is main's anyway and a pinned route protects it from nobody.
-        if locations.iter().all(|location| location.target.upstreams() == [MAIN]) {
+        if locations
+            .iter()
+            .all(|location| location.target.upstreams() == [MAIN])
+        {
             locations.retain(|location| location.id.starts_with("override_"));
         }
-        let main_federation =
-            if main_federation_apart(deployment) { MAIN_FEDERATION } else { MAIN }.to_owned();
+        let main_federation = if main_federation_apart(deployment) {
+            MAIN_FEDERATION
+        } else {
+            MAIN
+        }
+        .to_owned();
         let mut upstreams = main_upstreams(deployment);
         upstreams.extend(role_upstreams(deployment, &locations));
         let has_readers = has(deployment, Role::ClientReader);
-        let whoami = if has_readers { upstream_name(Role::ClientReader) } else { MAIN.to_owned() };
+        let whoami = if has_readers {
+            upstream_name(Role::ClientReader)
+        } else {
+            MAIN.to_owned()
+        };
         if has_readers && !upstreams.iter().any(|upstream| upstream.name == whoami) {
             upstreams.push(role_upstream(deployment, Role::ClientReader));
         }
@@ -206,16 +217,23 @@ impl Plan {
 
     /// The locations of a section, in their order.
     pub fn section(&self, section: Section) -> impl Iterator<Item = &Location> {
-        self.locations.iter().filter(move |location| location.section == section)
+        self.locations
+            .iter()
+            .filter(move |location| location.section == section)
     }
 }
 
 fn uses(upstreams: &[Upstream], variable: &str) -> bool {
-    upstreams.iter().any(|upstream| upstream.hash == Some(variable))
+    upstreams
+        .iter()
+        .any(|upstream| upstream.hash == Some(variable))
 }
 
 fn has(deployment: &Deployment, role: Role) -> bool {
-    deployment.workers.iter().any(|worker| worker.roles.contains(&role))
+    deployment
+        .workers
+        .iter()
+        .any(|worker| worker.roles.contains(&role))
 }
 
 /// The first of the roles that somebody has.
@@ -226,20 +244,24 @@ fn serving(deployment: &Deployment, roles: &[Role]) -> Option<Role> {
 fn located(deployment: &Deployment, route: &Route) -> Option<Location> {
     let role = serving(deployment, route.to);
     let initial = serving(deployment, &[Role::InitialSync]);
-    let splits_initial =
-        matches!(route.split, Split::Since | Split::From) && initial.is_some_and(|i| Some(i) != role);
+    let splits_initial = matches!(route.split, Split::Since | Split::From)
+        && initial.is_some_and(|i| Some(i) != role);
     if role.is_none() && !route.pinned && !splits_initial {
         return None;
     }
     let name = role.map_or_else(|| MAIN.to_owned(), upstream_name);
     let variable = format!("$synapse_{}_upstream", route.id);
     let target = match (route.split, initial) {
-        (Split::Since, Some(initial)) => {
-            Target::Since { variable, name, initial: upstream_name(initial) }
-        }
-        (Split::From, Some(initial)) => {
-            Target::From { variable, name, initial: upstream_name(initial) }
-        }
+        (Split::Since, Some(initial)) => Target::Since {
+            variable,
+            name,
+            initial: upstream_name(initial),
+        },
+        (Split::From, Some(initial)) => Target::From {
+            variable,
+            name,
+            initial: upstream_name(initial),
+        },
         (Split::Methods(methods), _) => Target::Methods {
             variable,
             name,
@@ -274,7 +296,9 @@ fn overridden(deployment: &Deployment, i: usize, own: &crate::model::Override) -
         id: format!("override_{i}"),
         section,
         pattern: own.path.clone(),
-        target: Target::Upstream { name: role.map_or_else(|| MAIN.to_owned(), upstream_name) },
+        target: Target::Upstream {
+            name: role.map_or_else(|| MAIN.to_owned(), upstream_name),
+        },
         long_poll: role.is_some_and(by_user),
         user_hash: role.is_some_and(by_user),
         why: "an override of the deployment file".to_owned(),
@@ -296,8 +320,11 @@ fn main_upstreams(deployment: &Deployment) -> Vec<Upstream> {
             servers,
         }
     };
-    let mut upstreams =
-        vec![upstream(MAIN, "the main process: all that no worker serves", Resource::Client)];
+    let mut upstreams = vec![upstream(
+        MAIN,
+        "the main process: all that no worker serves",
+        Resource::Client,
+    )];
     if main_federation_apart(deployment) {
         upstreams.push(upstream(
             MAIN_FEDERATION,
@@ -309,8 +336,11 @@ fn main_upstreams(deployment: &Deployment) -> Vec<Upstream> {
 }
 
 fn role_upstreams(deployment: &Deployment, locations: &[Location]) -> Vec<Upstream> {
-    let used =
-        |name: &str| locations.iter().any(|location| location.target.upstreams().contains(&name));
+    let used = |name: &str| {
+        locations
+            .iter()
+            .any(|location| location.target.upstreams().contains(&name))
+    };
     Role::NAMED
         .iter()
         .map(|(_, role)| *role)
@@ -354,7 +384,10 @@ fn purpose(role: Role) -> &'static str {
 
 fn server(deployment: &Deployment, process: &Process, resource: Resource) -> Server {
     // The readers of the input refuse a process that listens nowhere.
-    let address = process.address(resource).cloned().unwrap_or(Address::Unix("/nowhere".into()));
+    let address = process
+        .address(resource)
+        .cloned()
+        .unwrap_or(Address::Unix("/nowhere".into()));
     let service = match &address {
         Address::Srv { service, .. } => Some(service.clone()),
         _ => None,

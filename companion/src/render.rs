@@ -21,19 +21,39 @@ const TEMPLATES: [(&str, &str); 9] = [
     ("http.conf.j2", include_str!("../templates/http.conf.j2")),
     ("log.conf.j2", include_str!("../templates/log.conf.j2")),
     ("maps.conf.j2", include_str!("../templates/maps.conf.j2")),
-    ("upstreams.conf.j2", include_str!("../templates/upstreams.conf.j2")),
-    ("location.conf.j2", include_str!("../templates/location.conf.j2")),
-    ("locations.conf.j2", include_str!("../templates/locations.conf.j2")),
+    (
+        "upstreams.conf.j2",
+        include_str!("../templates/upstreams.conf.j2"),
+    ),
+    (
+        "location.conf.j2",
+        include_str!("../templates/location.conf.j2"),
+    ),
+    (
+        "locations.conf.j2",
+        include_str!("../templates/locations.conf.j2"),
+    ),
     ("proxy.conf.j2", include_str!("../templates/proxy.conf.j2")),
-    ("errors.conf.j2", include_str!("../templates/errors.conf.j2")),
+    (
+        "errors.conf.j2",
+        include_str!("../templates/errors.conf.j2"),
+    ),
 ];
 const SERVERS: &str = include_str!("../templates/servers.conf.j2");
 
 /// Files of locations, each of one section.
 const SECTIONS: [(&str, Section, &str); 5] = [
-    ("client", Section::Client, "The client API. nginx takes the first pattern that fits."),
+    (
+        "client",
+        Section::Client,
+        "The client API. nginx takes the first pattern that fits.",
+    ),
     ("admin", Section::Admin, "Administration."),
-    ("media", Section::LegacyMedia, "Media from before authenticated media."),
+    (
+        "media",
+        Section::LegacyMedia,
+        "Media from before authenticated media.",
+    ),
     ("federation", Section::Federation, "Other servers."),
     ("key", Section::Key, "Keys of other servers."),
 ];
@@ -42,8 +62,11 @@ const SECTIONS: [(&str, Section, &str); 5] = [
 pub type Files = BTreeMap<String, String>;
 
 /// The first line of every file.
-const BANNER: &str =
-    concat!("Rendered by synapse-companion ", env!("CARGO_PKG_VERSION"), "; edit its input, not this.");
+const BANNER: &str = concat!(
+    "Rendered by synapse-companion ",
+    env!("CARGO_PKG_VERSION"),
+    "; edit its input, not this."
+);
 
 /// [`Settings`] as the templates see them.
 #[derive(Serialize)]
@@ -105,16 +128,19 @@ impl<'a> Shown<'a> {
                 zone_size: &s.user_hash.zone_size,
                 state: s.user_hash.state.as_deref(),
             },
-            media_cache: s
-                .media_cache
-                .as_ref()
-                .map(|cache| ShownCache { path: &cache.path, size: &cache.size }),
+            media_cache: s.media_cache.as_ref().map(|cache| ShownCache {
+                path: &cache.path,
+                size: &cache.size,
+            }),
             log_json: s.log_json,
             access_log: &s.access_log,
             client_listen: &s.client_listen,
             federation_listen: &s.federation_listen,
             server_names: &s.server_names,
-            tls: s.tls.as_ref().map(|(certificate, key)| (certificate.as_str(), key.as_str())),
+            tls: s
+                .tls
+                .as_ref()
+                .map(|(certificate, key)| (certificate.as_str(), key.as_str())),
             http2: s.http2,
             status_listen: s.status_listen.as_deref(),
         }
@@ -127,8 +153,10 @@ impl<'a> Shown<'a> {
 /// Only when a template is broken, which is a mistake of this program; the tests render every construct.
 pub fn render(deployment: &Deployment, plan: &Plan) -> Result<Files, Diagnostic> {
     render_all(deployment, plan).map_err(|error| {
-        Diagnostic::error(format!("a template of synapse-companion is broken: {error:#}"))
-            .fix("this is a bug of synapse-companion; please report it with the deployment file")
+        Diagnostic::error(format!(
+            "a template of synapse-companion is broken: {error:#}"
+        ))
+        .fix("this is a bug of synapse-companion; please report it with the deployment file")
     })
 }
 
@@ -150,9 +178,22 @@ fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::
         federation_body => size(deployment.settings.federation_body),
     };
     let mut files = Files::new();
-    files.insert("nginx.conf".into(), env.get_template("nginx.conf.j2")?.render(&context)?);
-    for name in ["http", "log", "maps", "upstreams", "proxy", "errors", "servers"] {
-        let text = env.get_template(&format!("{name}.conf.j2"))?.render(&context)?;
+    files.insert(
+        "nginx.conf".into(),
+        env.get_template("nginx.conf.j2")?.render(&context)?,
+    );
+    for name in [
+        "http",
+        "log",
+        "maps",
+        "upstreams",
+        "proxy",
+        "errors",
+        "servers",
+    ] {
+        let text = env
+            .get_template(&format!("{name}.conf.j2"))?
+            .render(&context)?;
         files.insert(format!("synapse/{name}.conf"), text);
     }
     for (name, section, about) in SECTIONS {
@@ -172,7 +213,12 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    env.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
     for (name, text) in TEMPLATES {
         env.add_template(name, text)?;
     }
@@ -182,7 +228,11 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
 
 /// The `resolver` line, when a name has to be asked for.
 fn resolver(settings: &Settings, plan: &Plan) -> Option<String> {
-    let asks = plan.upstreams.iter().flat_map(|upstream| &upstream.servers).any(|s| s.resolve);
+    let asks = plan
+        .upstreams
+        .iter()
+        .flat_map(|upstream| &upstream.servers)
+        .any(|s| s.resolve);
     asks.then(|| {
         let mut line = settings.resolver.join(" ");
         if let Some(valid) = settings.resolver_valid {
@@ -212,7 +262,9 @@ fn tidy(text: &str) -> String {
         while closes && lines.last().is_some_and(|last| last.is_empty()) {
             lines.pop();
         }
-        let follows_opening = lines.last().is_none_or(|last| last.is_empty() || last.ends_with('{'));
+        let follows_opening = lines
+            .last()
+            .is_none_or(|last| last.is_empty() || last.ends_with('{'));
         if !(line.is_empty() && follows_opening) {
             lines.push(line);
         }
@@ -236,6 +288,9 @@ mod tests {
 
     #[test]
     fn blank_lines_do_not_pile_up() {
-        assert_eq!(tidy("\n\na {  \n\n    b;\n\n\n    c;\n\n}\n\n"), "a {\n    b;\n\n    c;\n}\n");
+        assert_eq!(
+            tidy("\n\na {  \n\n    b;\n\n\n    c;\n\n}\n\n"),
+            "a {\n    b;\n\n    c;\n}\n"
+        );
     }
 }

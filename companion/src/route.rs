@@ -73,7 +73,10 @@ const PREFIXES: [(&str, Section, &str); 4] = [
 /// # Errors
 /// The question is not one that nginx would take: a path without a slash, a user id that is none.
 pub fn route(deployment: &Deployment, plan: &Plan, question: &Question) -> Result<Answer, String> {
-    let (raw, query) = question.target.split_once('?').unwrap_or((&question.target, ""));
+    let (raw, query) = question
+        .target
+        .split_once('?')
+        .unwrap_or((&question.target, ""));
     let path = normalized(raw).ok_or_else(|| {
         format!("nginx answers 400 to the path {raw}: it must begin with / and every % must have two hex digits")
     })?;
@@ -99,24 +102,55 @@ pub fn route(deployment: &Deployment, plan: &Plan, question: &Question) -> Resul
         path.starts_with(prefix) && is_rendered(deployment, plan, *section)
     });
     let section = prefix.map_or(Section::Client, |(_, section, _)| *section);
-    let location = plan.section(section).find(|location| matches(location, &path));
+    let location = plan
+        .section(section)
+        .find(|location| matches(location, &path));
     let (pattern, file, why, name) = match (location, prefix) {
         (Some(location), _) => {
             let (name, refined) = chosen(&location.target, &question.method, query);
             let file = prefix.map_or("client", |(_, _, file)| file);
-            let why = refined.map_or_else(|| location.why.clone(), |r| format!("{}; {r}", location.why));
-            (format!("~ {}", location.pattern), format!("synapse/{file}.conf"), why, name)
+            let why = refined.map_or_else(
+                || location.why.clone(),
+                |r| format!("{}; {r}", location.why),
+            );
+            (
+                format!("~ {}", location.pattern),
+                format!("synapse/{file}.conf"),
+                why,
+                name,
+            )
         }
         (None, Some((prefix, section, _))) => {
             let federation = matches!(section, Section::Federation | Section::Key);
-            let name = if federation { plan.main_federation.as_str() } else { MAIN };
-            (format!("^~ {prefix}"), "synapse/servers.conf".into(), NO_GROUP.into(), name)
+            let name = if federation {
+                plan.main_federation.as_str()
+            } else {
+                MAIN
+            };
+            (
+                format!("^~ {prefix}"),
+                "synapse/servers.conf".into(),
+                NO_GROUP.into(),
+                name,
+            )
         }
-        (None, None) => ("/".into(), "synapse/servers.conf".into(), NO_GROUP.into(), MAIN),
+        (None, None) => (
+            "/".into(),
+            "synapse/servers.conf".into(),
+            NO_GROUP.into(),
+            MAIN,
+        ),
     };
-    let upstream = plan.upstream(name).ok_or_else(|| format!("no upstream is called {name}"))?;
+    let upstream = plan
+        .upstream(name)
+        .ok_or_else(|| format!("no upstream is called {name}"))?;
     let outcome = upstream_outcome(upstream, question, &path)?;
-    Ok(Answer { location: pattern, file, outcome, why })
+    Ok(Answer {
+        location: pattern,
+        file,
+        outcome,
+        why,
+    })
 }
 
 const NO_GROUP: &str = "no group of workers serves it, so the main process does";
@@ -146,12 +180,18 @@ fn chosen<'a>(target: &'a Target, method: &str, query: &str) -> (&'a str, Option
             if methods.iter().any(|known| known == method) {
                 (name, None)
             } else {
-                (MAIN, Some(format!("{method} is not among {}", methods.join(", "))))
+                (
+                    MAIN,
+                    Some(format!("{method} is not among {}", methods.join(", "))),
+                )
             }
         }
         Target::Since { name, initial, .. } => {
             if argument(query, "full_state") == "true" {
-                (initial, Some("full_state=true makes it an initial one".into()))
+                (
+                    initial,
+                    Some("full_state=true makes it an initial one".into()),
+                )
             } else if argument(query, "since").is_empty() {
                 (initial, Some("without since it is an initial one".into()))
             } else {
@@ -182,13 +222,28 @@ fn upstream_outcome(
     question: &Question,
     path: &str,
 ) -> Result<Outcome, String> {
-    let service = upstream.servers.iter().any(|server| server.service.is_some());
+    let service = upstream
+        .servers
+        .iter()
+        .any(|server| server.service.is_some());
     let servers: Vec<(String, String)> = if service && !question.members.is_empty() {
-        question.members.iter().map(|name| (name.clone(), name.clone())).collect()
+        question
+            .members
+            .iter()
+            .map(|name| (name.clone(), name.clone()))
+            .collect()
     } else {
-        upstream.servers.iter().map(|s| (s.address.clone(), s.worker.clone())).collect()
+        upstream
+            .servers
+            .iter()
+            .map(|s| (s.address.clone(), s.worker.clone()))
+            .collect()
     };
-    let key = upstream.hash.map(|variable| key_of(variable, question, path)).transpose()?.flatten();
+    let key = upstream
+        .hash
+        .map(|variable| key_of(variable, question, path))
+        .transpose()?
+        .flatten();
     let known = !service || !question.members.is_empty();
     let picked = key.filter(|_| known).and_then(|key| {
         let index = Circle::new(servers.iter().map(|(address, _)| address.as_str())).pick(&key)?;
@@ -201,7 +256,11 @@ fn upstream_outcome(
             None => "round-robin".into(),
         },
         // One server is the one that it is, whatever the key.
-        picked: if servers.len() == 1 && known { None } else { picked },
+        picked: if servers.len() == 1 && known {
+            None
+        } else {
+            picked
+        },
         servers,
     })
 }
@@ -257,7 +316,11 @@ fn normalized(raw: &str) -> Option<String> {
             _ => parts.push(part),
         }
     }
-    let slash = if ends_in_slash && !parts.is_empty() { "/" } else { "" };
+    let slash = if ends_in_slash && !parts.is_empty() {
+        "/"
+    } else {
+        ""
+    };
     Some(format!("/{}{slash}", parts.join("/")))
 }
 
@@ -266,7 +329,12 @@ impl fmt::Display for Answer {
         writeln!(f, "location  {}  ({})", self.location, self.file)?;
         match &self.outcome {
             Outcome::Edge(status) => writeln!(f, "answer    {status}, by nginx itself")?,
-            Outcome::Upstream { name, balance, servers, picked } => {
+            Outcome::Upstream {
+                name,
+                balance,
+                servers,
+                picked,
+            } => {
                 let count = servers.len();
                 let servers_word = if count == 1 { "server" } else { "servers" };
                 writeln!(f, "upstream  {name}, {count} {servers_word}, {balance}")?;
@@ -303,7 +371,10 @@ mod tests {
 
     #[test]
     fn an_argument_is_the_first_of_its_name_and_not_decoded() {
-        assert_eq!(argument("timeout=0&since=s72594_4483_1934&since=s1", "since"), "s72594_4483_1934");
+        assert_eq!(
+            argument("timeout=0&since=s72594_4483_1934&since=s1", "since"),
+            "s72594_4483_1934"
+        );
         assert_eq!(argument("timeout=0", "since"), "");
     }
 }

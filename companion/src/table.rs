@@ -59,7 +59,8 @@ pub struct Route {
 impl Route {
     /// The path as nginx reads it.
     pub fn pattern(&self) -> String {
-        self.path.replace("{V}", "(?:api/v1|r0|v1|v2|v3|unstable(?:/[^/]+)?)")
+        self.path
+            .replace("{V}", "(?:api/v1|r0|v1|v2|v3|unstable(?:/[^/]+)?)")
     }
 }
 
@@ -70,7 +71,15 @@ const fn route(
     to: &'static [Role],
     why: &'static str,
 ) -> Route {
-    Route { id, section, path, to, split: Split::No, pinned: false, why }
+    Route {
+        id,
+        section,
+        path,
+        to,
+        split: Split::No,
+        pinned: false,
+        why,
+    }
 }
 
 const fn split(split: Split, route: Route) -> Route {
@@ -78,7 +87,10 @@ const fn split(split: Split, route: Route) -> Route {
 }
 
 const fn pinned(route: Route) -> Route {
-    Route { pinned: true, ..route }
+    Route {
+        pinned: true,
+        ..route
+    }
 }
 
 use Role::{
@@ -342,7 +354,10 @@ mod tests {
     fn no_pattern_holds_what_nginx_would_read_as_syntax() {
         for route in ROUTES {
             let pattern = route.pattern();
-            assert!(!pattern.contains(['{', '}', ';', ' ', '"', '\'', '#']), "{pattern}");
+            assert!(
+                !pattern.contains(['{', '}', ';', ' ', '"', '\'', '#']),
+                "{pattern}"
+            );
         }
     }
 }

@@ -35,7 +35,12 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
             if entry.path().is_dir() {
                 folders.push(entry.path());
             } else {
-                let name = entry.path().strip_prefix(folder).unwrap().display().to_string();
+                let name = entry
+                    .path()
+                    .strip_prefix(folder)
+                    .unwrap()
+                    .display()
+                    .to_string();
                 found.insert(name, std::fs::read_to_string(entry.path()).unwrap());
             }
         }
@@ -47,7 +52,15 @@ fn deployments() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(tests().join("deployments"))
         .unwrap()
         .flatten()
-        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".toml")?
+                    .to_owned(),
+            )
+        })
         .collect();
     names.sort();
     names
@@ -57,14 +70,31 @@ fn deployments() -> Vec<String> {
 fn refused(name: &str, text: &str) -> String {
     let file = folder(name).join("deployment.toml");
     std::fs::write(&file, text).unwrap();
-    let output = companion(&["render", "-d", file.to_str().unwrap(), "--nginx-version", "1.28.3"]);
-    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).unwrap().replace(file.to_str().unwrap(), "deployment.toml")
+    let output = companion(&[
+        "render",
+        "-d",
+        file.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    String::from_utf8(output.stderr)
+        .unwrap()
+        .replace(file.to_str().unwrap(), "deployment.toml")
 }
 
 fn said(args: &[&str]) -> String {
     let output = companion(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -76,7 +106,15 @@ fn every_deployment_renders_to_its_golden_files() {
         let rendered = folder(&format!("golden-{name}"));
         let input = format!("deployments/{name}.toml");
         let output = rendered.to_str().unwrap();
-        said(&["render", "-d", &input, "--nginx-version", "1.28.3", "--output", output]);
+        said(&[
+            "render",
+            "-d",
+            &input,
+            "--nginx-version",
+            "1.28.3",
+            "--output",
+            output,
+        ]);
         let golden = tests().join("golden").join(&name);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             let _ = std::fs::remove_dir_all(&golden);
@@ -86,19 +124,59 @@ fn every_deployment_renders_to_its_golden_files() {
                 std::fs::write(path, text).unwrap();
             }
         }
-        assert_eq!(files(&rendered), files(&golden), "{name}: see the head of this file");
+        assert_eq!(
+            files(&rendered),
+            files(&golden),
+            "{name}: see the head of this file"
+        );
     }
 }
 
 #[test]
 fn nothing_is_left_of_a_group_without_workers() {
     for (name, absent) in [
-        ("none", vec!["matrix_user_hash", "load_module", "synapse_sync", "location ~", "resolver"]),
-        ("writers", vec!["matrix_user_hash", "load_module", "synapse_sync", "synapse_room", "synapse_client_reader"]),
-        ("one-sync", vec!["synapse_room", "synapse_client_reader", "synapse_federation", "$synapse_room"]),
-        ("small", vec!["federation_sender", "synapse_media", "synapse_initial_sync", "synapse_typing"]),
+        (
+            "none",
+            vec![
+                "matrix_user_hash",
+                "load_module",
+                "synapse_sync",
+                "location ~",
+                "resolver",
+            ],
+        ),
+        (
+            "writers",
+            vec![
+                "matrix_user_hash",
+                "load_module",
+                "synapse_sync",
+                "synapse_room",
+                "synapse_client_reader",
+            ],
+        ),
+        (
+            "one-sync",
+            vec![
+                "synapse_room",
+                "synapse_client_reader",
+                "synapse_federation",
+                "$synapse_room",
+            ],
+        ),
+        (
+            "small",
+            vec![
+                "federation_sender",
+                "synapse_media",
+                "synapse_initial_sync",
+                "synapse_typing",
+            ],
+        ),
     ] {
-        let text: String = files(&tests().join("golden").join(name)).into_values().collect();
+        let text: String = files(&tests().join("golden").join(name))
+            .into_values()
+            .collect();
         for word in absent {
             assert!(!text.contains(word), "{name} has {word}");
         }
@@ -109,10 +187,23 @@ fn nothing_is_left_of_a_group_without_workers() {
 fn every_rendered_line_is_whole() {
     for name in deployments() {
         for (file, text) in files(&tests().join("golden").join(&name)) {
-            assert!(!text.contains("{{") && !text.contains("{%"), "{name}/{file}");
-            assert_eq!(text.matches('{').count(), text.matches('}').count(), "{name}/{file}");
-            assert!(text.ends_with('\n') && !text.contains("\n\n\n"), "{name}/{file}");
-            assert!(!text.lines().any(|line| line.ends_with(' ')), "{name}/{file}");
+            assert!(
+                !text.contains("{{") && !text.contains("{%"),
+                "{name}/{file}"
+            );
+            assert_eq!(
+                text.matches('{').count(),
+                text.matches('}').count(),
+                "{name}/{file}"
+            );
+            assert!(
+                text.ends_with('\n') && !text.contains("\n\n\n"),
+                "{name}/{file}"
+            );
+            assert!(
+                !text.lines().any(|line| line.ends_with(' ')),
+                "{name}/{file}"
+            );
         }
     }
 }
@@ -124,7 +215,11 @@ fn the_example_renders_and_names_every_worker_type() {
     said(&["init", path]);
     said(&["render", "-d", path, "--nginx-version", "1.28.3"]);
     let again = companion(&["init", path]);
-    assert_eq!(again.status.code(), Some(2), "an existing file is not replaced");
+    assert_eq!(
+        again.status.code(),
+        Some(2),
+        "an existing file is not replaced"
+    );
     said(&["init", path, "--force"]);
     // With every commented setting taken in, it is still a deployment.
     let text = std::fs::read_to_string(&file).unwrap();
@@ -139,37 +234,103 @@ fn a_mistake_is_named_with_file_line_key_and_fix() {
     let main = "[main]\nhost = \"127.0.0.1\"\nport = 8008\n\n";
     let worker = |rest: &str| format!("{main}[[workers]]\nname = \"sync1\"\n{rest}");
     for (name, text, expected) in [
-        ("type", worker("type = \"synch\"\nhost = \"sync1\"\nport = 8083\n"),
-            vec!["no such worker type: synch", "deployment.toml:7:8, key workers[0].type", "fix: write \"sync\""]),
-        ("key", worker("type = \"sync\"\nhost = \"sync1\"\nprot = 8083\n"),
-            vec!["unknown field `prot`", "deployment.toml:9:1, key workers[0].prot", "fix: write port"]),
-        ("port", worker("type = \"sync\"\nhost = \"sync1\"\nport = \"8083\"\n"),
-            vec!["deployment.toml:9:8, key workers[0].port", "without quotes"]),
-        ("no-port", worker("type = \"sync\"\nhost = \"sync1\"\n"),
-            vec!["needs either a port or a DNS service", "key workers[0]", "add port = 8083"]),
-        ("url", worker("type = \"sync\"\nhost = \"http://sync1\"\nport = 8083\n"),
-            vec!["not a host name", "key workers[0].host", "without http://"]),
-        ("syntax", format!("{main}[[workers]\n"), vec!["deployment.toml:5:", "fix:"]),
-        ("size", format!("{main}[limits]\nmax_upload_size = \"50MB\"\n"),
-            vec!["not a size: 50MB", "deployment.toml:6:19, key limits.max_upload_size", "\"50M\""]),
-        ("inject", format!("{main}[paths]\npid = \"/run/x; user root\"\n"),
-            vec!["one word", "key paths.pid"]),
-        ("listen", format!("{main}[listen]\nclient = [\"8008 ssl\"]\n"),
-            vec!["not something to listen on", "key listen.client"]),
-        ("tls", format!("{main}[listen]\ncertificate = \"/a.pem\"\n"),
-            vec!["a certificate without its key", "certificate_key"]),
-        ("no-main", "[[workers]]\nname = \"a\"\ntype = \"background\"\n".to_owned(),
-            vec!["nobody says where the main process listens", "key main", "add [main]"]),
-        ("override", format!("{main}[[override]]\npath = \"^/[\"\nto = \"main\"\n"),
-            vec!["not a regular expression", "key override[0].path"]),
-        ("group", format!("{main}[[override]]\npath = \"^/a\"\nto = \"snyc\"\n"),
-            vec!["no such group: snyc", "key override[0].to"]),
+        (
+            "type",
+            worker("type = \"synch\"\nhost = \"sync1\"\nport = 8083\n"),
+            vec![
+                "no such worker type: synch",
+                "deployment.toml:7:8, key workers[0].type",
+                "fix: write \"sync\"",
+            ],
+        ),
+        (
+            "key",
+            worker("type = \"sync\"\nhost = \"sync1\"\nprot = 8083\n"),
+            vec![
+                "unknown field `prot`",
+                "deployment.toml:9:1, key workers[0].prot",
+                "fix: write port",
+            ],
+        ),
+        (
+            "port",
+            worker("type = \"sync\"\nhost = \"sync1\"\nport = \"8083\"\n"),
+            vec!["deployment.toml:9:8, key workers[0].port", "without quotes"],
+        ),
+        (
+            "no-port",
+            worker("type = \"sync\"\nhost = \"sync1\"\n"),
+            vec![
+                "needs either a port or a DNS service",
+                "key workers[0]",
+                "add port = 8083",
+            ],
+        ),
+        (
+            "url",
+            worker("type = \"sync\"\nhost = \"http://sync1\"\nport = 8083\n"),
+            vec!["not a host name", "key workers[0].host", "without http://"],
+        ),
+        (
+            "syntax",
+            format!("{main}[[workers]\n"),
+            vec!["deployment.toml:5:", "fix:"],
+        ),
+        (
+            "size",
+            format!("{main}[limits]\nmax_upload_size = \"50MB\"\n"),
+            vec![
+                "not a size: 50MB",
+                "deployment.toml:6:19, key limits.max_upload_size",
+                "\"50M\"",
+            ],
+        ),
+        (
+            "inject",
+            format!("{main}[paths]\npid = \"/run/x; user root\"\n"),
+            vec!["one word", "key paths.pid"],
+        ),
+        (
+            "listen",
+            format!("{main}[listen]\nclient = [\"8008 ssl\"]\n"),
+            vec!["not something to listen on", "key listen.client"],
+        ),
+        (
+            "tls",
+            format!("{main}[listen]\ncertificate = \"/a.pem\"\n"),
+            vec!["a certificate without its key", "certificate_key"],
+        ),
+        (
+            "no-main",
+            "[[workers]]\nname = \"a\"\ntype = \"background\"\n".to_owned(),
+            vec![
+                "nobody says where the main process listens",
+                "key main",
+                "add [main]",
+            ],
+        ),
+        (
+            "override",
+            format!("{main}[[override]]\npath = \"^/[\"\nto = \"main\"\n"),
+            vec!["not a regular expression", "key override[0].path"],
+        ),
+        (
+            "group",
+            format!("{main}[[override]]\npath = \"^/a\"\nto = \"snyc\"\n"),
+            vec!["no such group: snyc", "key override[0].to"],
+        ),
     ] {
         let message = refused(&format!("mistake-{name}"), &text);
         for part in expected {
-            assert!(message.contains(part), "{name}: {part} is not in\n{message}");
+            assert!(
+                message.contains(part),
+                "{name}: {part} is not in\n{message}"
+            );
         }
-        assert!(message.contains("error: ") && message.contains("  = fix: "), "{name}:\n{message}");
+        assert!(
+            message.contains("error: ") && message.contains("  = fix: "),
+            "{name}:\n{message}"
+        );
     }
 }
 
@@ -189,11 +350,18 @@ fn two_writers_where_synapse_takes_one_are_refused() {
         "[main]\nhost = \"127.0.0.1\"\nport = 8008\n[[workers]]\nname = \"a\"\ntype = \"typing\"\nhost = \"a\"\nport = 1\n\
          [[workers]]\nname = \"b\"\ntype = \"typing\"\nhost = \"b\"\nport = 1\n[resolver]\naddresses = [\"10.0.0.1\"]\n",
     );
-    assert!(message.contains("one writer for the stream typing"), "{message}");
+    assert!(
+        message.contains("one writer for the stream typing"),
+        "{message}"
+    );
 }
 
 /// Runs on Synapse's files, with one of them changed.
-fn synapse_says(name: &str, file: &str, change: impl Fn(String) -> String) -> (Option<i32>, String) {
+fn synapse_says(
+    name: &str,
+    file: &str,
+    change: impl Fn(String) -> String,
+) -> (Option<i32>, String) {
     let copy = folder(name);
     let from = tests().join("deployments");
     for (path, text) in files(&from.join("synapse")) {
@@ -204,11 +372,21 @@ fn synapse_says(name: &str, file: &str, change: impl Fn(String) -> String) -> (O
     }
     let at = |file: &str| copy.join(file).display().to_string();
     let output = companion(&[
-        "render", "--homeserver", &at("homeserver.yaml"), "--homeserver", &at("streams.yaml"), "--worker",
-        &at("workers"), "--nginx-version", "1.28.3",
+        "render",
+        "--homeserver",
+        &at("homeserver.yaml"),
+        "--homeserver",
+        &at("streams.yaml"),
+        "--worker",
+        &at("workers"),
+        "--nginx-version",
+        "1.28.3",
     ]);
     let said = String::from_utf8(output.stderr).unwrap();
-    (output.status.code(), said.replace(copy.to_str().unwrap(), ""))
+    (
+        output.status.code(),
+        said.replace(copy.to_str().unwrap(), ""),
+    )
 }
 
 #[test]
@@ -220,18 +398,64 @@ fn synapse_s_own_files_are_enough() {
 #[test]
 fn mistakes_in_synapse_s_files_are_named_with_line_and_fix_and_without_secrets() {
     let cases: [(&str, &str, &str, &str, &[&str]); 6] = [
-        ("stream", "streams.yaml", "typing: writer1", "typng: writer1",
-            &["no such stream: typng", "/streams.yaml:2:10, key stream_writers.typng", "fix: write typing"]),
-        ("writer", "streams.yaml", "events: writer1", "events: writer9",
-            &["writer9 writes a stream", "/streams.yaml:5:11", "worker_name is writer9"]),
-        ("app", "workers/generic1.yaml", "app.generic_worker", "app.generic_wroker",
-            &["no such worker application", "/workers/generic1.yaml:1:13, key worker_app", "write synapse.app.generic_worker"]),
-        ("size", "homeserver.yaml", "120M", "120MB",
-            &["not a size", "/homeserver.yaml:5:18, key max_upload_size", "50M"]),
-        ("yaml", "homeserver.yaml", "listeners:", "listeners: [",
-            &["/homeserver.yaml:", "fix: check the indentation"]),
-        ("secret", "homeserver.yaml", "registration_shared_secret: \"8f2b0c51d9e34a76\"",
-            "registration_shared_secret: \"8f2b0c51d9e34a76", &["/homeserver.yaml:", "fix:"]),
+        (
+            "stream",
+            "streams.yaml",
+            "typing: writer1",
+            "typng: writer1",
+            &[
+                "no such stream: typng",
+                "/streams.yaml:2:10, key stream_writers.typng",
+                "fix: write typing",
+            ],
+        ),
+        (
+            "writer",
+            "streams.yaml",
+            "events: writer1",
+            "events: writer9",
+            &[
+                "writer9 writes a stream",
+                "/streams.yaml:5:11",
+                "worker_name is writer9",
+            ],
+        ),
+        (
+            "app",
+            "workers/generic1.yaml",
+            "app.generic_worker",
+            "app.generic_wroker",
+            &[
+                "no such worker application",
+                "/workers/generic1.yaml:1:13, key worker_app",
+                "write synapse.app.generic_worker",
+            ],
+        ),
+        (
+            "size",
+            "homeserver.yaml",
+            "120M",
+            "120MB",
+            &[
+                "not a size",
+                "/homeserver.yaml:5:18, key max_upload_size",
+                "50M",
+            ],
+        ),
+        (
+            "yaml",
+            "homeserver.yaml",
+            "listeners:",
+            "listeners: [",
+            &["/homeserver.yaml:", "fix: check the indentation"],
+        ),
+        (
+            "secret",
+            "homeserver.yaml",
+            "registration_shared_secret: \"8f2b0c51d9e34a76\"",
+            "registration_shared_secret: \"8f2b0c51d9e34a76",
+            &["/homeserver.yaml:", "fix:"],
+        ),
     ];
     for (name, file, from, to, expected) in cases {
         let (code, said) = synapse_says(&format!("synapse-{name}"), file, |text| {
@@ -242,7 +466,10 @@ fn mistakes_in_synapse_s_files_are_named_with_line_and_fix_and_without_secrets()
         for part in expected {
             assert!(said.contains(part), "{name}: {part} is not in\n{said}");
         }
-        assert!(!said.contains("8f2b0c51") && !said.contains("e07d1f6a"), "{name}: {said}");
+        assert!(
+            !said.contains("8f2b0c51") && !said.contains("e07d1f6a"),
+            "{name}: {said}"
+        );
     }
 }
 
@@ -252,8 +479,14 @@ fn a_listener_that_hides_the_client_s_address_is_warned_about() {
         text.replace("    x_forwarded: true\n", "")
     });
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("warning: ") && said.contains("x_forwarded: true"), "{said}");
-    assert!(said.contains("/workers/generic1.yaml:4:5, key worker_listeners[0].x_forwarded"), "{said}");
+    assert!(
+        said.contains("warning: ") && said.contains("x_forwarded: true"),
+        "{said}"
+    );
+    assert!(
+        said.contains("/workers/generic1.yaml:4:5, key worker_listeners[0].x_forwarded"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -264,17 +497,45 @@ fn route_says_location_upstream_worker_and_why() {
         all.extend(["-d", "deployments/small.toml", "--nginx-version", "1.28.3"]);
         said(&all)
     };
-    let sync = route(&["GET", "/_matrix/client/v3/sync", "--user", "@alice:example.org"]);
-    assert!(sync.contains("location  ~ ^/_matrix/client/(?:r0|v3|unstable)/sync$  (synapse/client.conf)"), "{sync}");
-    assert!(sync.contains("upstream  synapse_sync, 2 servers, hash $matrix_user_hash consistent"), "{sync}");
-    assert!(sync.contains("key       86f01aef21b1acd3\nworker    sync"), "{sync}");
+    let sync = route(&[
+        "GET",
+        "/_matrix/client/v3/sync",
+        "--user",
+        "@alice:example.org",
+    ]);
+    assert!(
+        sync.contains(
+            "location  ~ ^/_matrix/client/(?:r0|v3|unstable)/sync$  (synapse/client.conf)"
+        ),
+        "{sync}"
+    );
+    assert!(
+        sync.contains("upstream  synapse_sync, 2 servers, hash $matrix_user_hash consistent"),
+        "{sync}"
+    );
+    assert!(
+        sync.contains("key       86f01aef21b1acd3\nworker    sync"),
+        "{sync}"
+    );
     assert!(sync.contains("why       sync, by user"), "{sync}");
     let preflight = route(&["options", "/_matrix/client/v3/sync"]);
-    assert!(preflight.contains("answer    204, by nginx itself"), "{preflight}");
-    let sso = route(&["GET", "/_matrix/client/v3/login/sso/redirect/oidc?redirectUrl=x"]);
-    assert!(sso.contains("synapse_main") && sso.contains("single sign-on"), "{sso}");
+    assert!(
+        preflight.contains("answer    204, by nginx itself"),
+        "{preflight}"
+    );
+    let sso = route(&[
+        "GET",
+        "/_matrix/client/v3/login/sso/redirect/oidc?redirectUrl=x",
+    ]);
+    assert!(
+        sso.contains("synapse_main") && sso.contains("single sign-on"),
+        "{sso}"
+    );
     let nobody = route(&["GET", "/_matrix/client/v3/unheard_of"]);
-    assert!(nobody.contains("location  /  (") && nobody.contains("no group of workers serves it"), "{nobody}");
+    assert!(
+        nobody.contains("location  /  (") && nobody.contains("no group of workers serves it"),
+        "{nobody}"
+    );
     let metrics = route(&["GET", "/_synapse/metrics"]);
     assert!(metrics.contains("answer    404"), "{metrics}");
 }
@@ -282,8 +543,19 @@ fn route_says_location_upstream_worker_and_why() {
 #[test]
 fn route_refuses_what_is_no_user_and_no_path() {
     for (args, expected) in [
-        (["GET", "/_matrix/client/v3/sync", "--user", "alice"], "not a user id"),
-        (["GET", "_matrix/client/v3/sync", "--user", "@alice:example.org"], "400"),
+        (
+            ["GET", "/_matrix/client/v3/sync", "--user", "alice"],
+            "not a user id",
+        ),
+        (
+            [
+                "GET",
+                "_matrix/client/v3/sync",
+                "--user",
+                "@alice:example.org",
+            ],
+            "400",
+        ),
     ] {
         let mut all = vec!["route"];
         all.extend(args);
@@ -297,8 +569,18 @@ fn route_refuses_what_is_no_user_and_no_path() {
 #[test]
 fn route_picks_among_the_members_that_a_service_has() {
     let answer = said(&[
-        "route", "GET", "/_matrix/client/v3/sync", "--user", "@alice:example.org", "-d", "deployments/kubernetes.toml",
-        "--nginx-version", "1.28.3", "--member", "synapse-sync-0.synapse-sync.matrix.svc.cluster.local", "--member",
+        "route",
+        "GET",
+        "/_matrix/client/v3/sync",
+        "--user",
+        "@alice:example.org",
+        "-d",
+        "deployments/kubernetes.toml",
+        "--nginx-version",
+        "1.28.3",
+        "--member",
+        "synapse-sync-0.synapse-sync.matrix.svc.cluster.local",
+        "--member",
         "synapse-sync-1.synapse-sync.matrix.svc.cluster.local",
     ]);
     assert!(answer.contains("worker    synapse-sync-"), "{answer}");
@@ -312,31 +594,71 @@ fn diff_is_silent_when_nothing_changes_and_shows_what_does() {
     said(&[&["render", "--output", path], &small[..]].concat());
     let same = companion(&[&["diff", "--installed", path], &small[..]].concat());
     assert_eq!((same.status.code(), same.stdout.len()), (Some(0), 0));
-    let other = ["diff", "--installed", path, "-d", "deployments/none.toml", "--nginx-version", "1.28.3"];
+    let other = [
+        "diff",
+        "--installed",
+        path,
+        "-d",
+        "deployments/none.toml",
+        "--nginx-version",
+        "1.28.3",
+    ];
     let changed = companion(&other);
     let text = String::from_utf8(changed.stdout).unwrap();
     assert_eq!(changed.status.code(), Some(1));
-    assert!(text.contains("-load_module modules/ngx_http_matrix_user_hash_module.so;"), "{text}");
-    assert!(text.contains("synapse/client.conf"), "a file that goes away is shown: {text}");
-    said(&["render", "--output", path, "-d", "deployments/none.toml", "--nginx-version", "1.28.3"]);
-    assert!(!installed.join("synapse/client.conf").exists(), "an include of an earlier rendering is gone");
+    assert!(
+        text.contains("-load_module modules/ngx_http_matrix_user_hash_module.so;"),
+        "{text}"
+    );
+    assert!(
+        text.contains("synapse/client.conf"),
+        "a file that goes away is shown: {text}"
+    );
+    said(&[
+        "render",
+        "--output",
+        path,
+        "-d",
+        "deployments/none.toml",
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    assert!(
+        !installed.join("synapse/client.conf").exists(),
+        "an include of an earlier rendering is gone"
+    );
     assert_eq!(companion(&other).status.code(), Some(0));
 }
 
 #[test]
 fn completions_exist_for_the_common_shells() {
     for shell in ["bash", "zsh", "fish"] {
-        assert!(said(&["completions", shell]).contains("synapse-companion"), "{shell}");
+        assert!(
+            said(&["completions", shell]).contains("synapse-companion"),
+            "{shell}"
+        );
     }
 }
 
 #[test]
 fn an_nginx_without_resolve_is_refused_unless_told_otherwise() {
-    let args = ["render", "-d", "deployments/compose.toml", "--nginx-version", "1.27.2"];
+    let args = [
+        "render",
+        "-d",
+        "deployments/compose.toml",
+        "--nginx-version",
+        "1.27.2",
+    ];
     let output = companion(&args);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2));
-    assert!(message.contains("1.27.3") && message.contains("--no-resolve"), "{message}");
+    assert!(
+        message.contains("1.27.3") && message.contains("--no-resolve"),
+        "{message}"
+    );
     let plain = said(&[&args[..], &["--no-resolve"]].concat());
-    assert!(plain.contains("server sync1:8083 max_fails=0;") && !plain.contains("resolver "), "{plain}");
+    assert!(
+        plain.contains("server sync1:8083 max_fails=0;") && !plain.contains("resolver "),
+        "{plain}"
+    );
 }

@@ -179,7 +179,11 @@ pub fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
         Some(path) => text_of(path, found)?,
         None => String::new(),
     };
-    let mut reader = Reader { path: &path, text: &text, found };
+    let mut reader = Reader {
+        path: &path,
+        text: &text,
+        found,
+    };
     let file: File = match toml::from_str(&text) {
         Ok(file) => file,
         Err(error) => {
@@ -211,11 +215,23 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let mut workers: Vec<Process> =
-            file.workers.iter().filter_map(|worker| self.worker(worker)).collect();
+        let mut workers: Vec<Process> = file
+            .workers
+            .iter()
+            .filter_map(|worker| self.worker(worker))
+            .collect();
         workers.extend(synapse.map(|synapse| synapse.workers).unwrap_or_default());
-        let overrides = file.overrides.iter().filter_map(|own| self.own_route(own)).collect();
-        let deployment = Deployment { main, workers, overrides, settings };
+        let overrides = file
+            .overrides
+            .iter()
+            .filter_map(|own| self.own_route(own))
+            .collect();
+        let deployment = Deployment {
+            main,
+            workers,
+            overrides,
+            settings,
+        };
         self.judge_workers(&deployment, &file);
         Some(deployment)
     }
@@ -243,8 +259,15 @@ impl Reader<'_> {
             .iter()
             .filter_map(|(name, host)| Some((name.clone(), host.as_str()?.to_owned())))
             .collect();
-        let host = section.host.as_ref().map_or("127.0.0.1", |host| host.get_ref());
-        let options = synapse_files::Options { roles, hosts, host: host.to_owned() };
+        let host = section
+            .host
+            .as_ref()
+            .map_or("127.0.0.1", |host| host.get_ref());
+        let options = synapse_files::Options {
+            roles,
+            hosts,
+            host: host.to_owned(),
+        };
         synapse_files::read(&homeserver, &workers, &options, self.found)
     }
 
@@ -333,10 +356,14 @@ impl Reader<'_> {
             let fix = match nearest(name, Role::names()) {
                 Some(near) => format!("write \"{near}\""),
                 None => {
-                    format!("use one of {}", Role::names().collect::<Vec<_>>().join(", "))
+                    format!(
+                        "use one of {}",
+                        Role::names().collect::<Vec<_>>().join(", ")
+                    )
                 }
             };
-            self.error(&span, format!("no such worker type: {name}")).fix_with(fix);
+            self.error(&span, format!("no such worker type: {name}"))
+                .fix_with(fix);
             return None;
         }
         Some(roles)
@@ -344,18 +371,34 @@ impl Reader<'_> {
 
     fn address(&mut self, listener: &Listener<'_>, whole: Range<usize>) -> Option<Address> {
         match listener {
-            Listener { socket: Some(socket), host: None, port: None, service: None } => {
+            Listener {
+                socket: Some(socket),
+                host: None,
+                port: None,
+                service: None,
+            } => {
                 let path = socket.get_ref();
                 if path.starts_with('/') && values::is_one_word(path) {
                     return Some(Address::Unix(path.into()));
                 }
-                self.error(&socket.span(), "a socket is an absolute path without blanks")
-                    .fix_with("write socket = \"/run/synapse/sync1.sock\"");
+                self.error(
+                    &socket.span(),
+                    "a socket is an absolute path without blanks",
+                )
+                .fix_with("write socket = \"/run/synapse/sync1.sock\"");
             }
-            Listener { socket: None, host: Some(host), port, service } => {
+            Listener {
+                socket: None,
+                host: Some(host),
+                port,
+                service,
+            } => {
                 if !values::is_host(host.get_ref()) {
-                    self.error(&host.span(), format!("not a host name or an address: {}", host.get_ref()))
-                        .fix_with("write host = \"sync1\", with the port apart and without http://");
+                    self.error(
+                        &host.span(),
+                        format!("not a host name or an address: {}", host.get_ref()),
+                    )
+                    .fix_with("write host = \"sync1\", with the port apart and without http://");
                     return None;
                 }
                 let host = host.get_ref().clone();
@@ -371,7 +414,9 @@ impl Reader<'_> {
                         .fix_with("add port = 8083; or service = \"http\" where DNS has SRV records, as in Kubernetes"),
                 }
             }
-            Listener { socket: Some(_), .. } => self
+            Listener {
+                socket: Some(_), ..
+            } => self
                 .error(&whole, "it listens on a socket or on a host, not on both")
                 .fix_with("take either socket or host and port away"),
             _ => self
@@ -385,21 +430,39 @@ impl Reader<'_> {
         let path = own.path.get_ref();
         if let Err(error) = regex::Regex::new(path) {
             let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            self.error(&own.path.span(), format!("not a regular expression: {reason}"))
-                .fix_with("write path = \"^/_matrix/client/v3/search$\"");
+            let reason = reason
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ");
+            self.error(
+                &own.path.span(),
+                format!("not a regular expression: {reason}"),
+            )
+            .fix_with("write path = \"^/_matrix/client/v3/search$\"");
             return None;
         }
-        if path.chars().any(|c| c.is_whitespace() || "{};\"'#$\\".contains(c) && !"$\\".contains(c)) {
-            self.error(&own.path.span(), "nginx would read blanks, braces, quotes, `;` and `#` as its own syntax")
-                .fix_with("say it without them: [0-9][0-9] instead of [0-9]{2}, \\s instead of a blank");
+        if path
+            .chars()
+            .any(|c| c.is_whitespace() || "{};\"'#$\\".contains(c) && !"$\\".contains(c))
+        {
+            self.error(
+                &own.path.span(),
+                "nginx would read blanks, braces, quotes, `;` and `#` as its own syntax",
+            )
+            .fix_with(
+                "say it without them: [0-9][0-9] instead of [0-9]{2}, \\s instead of a blank",
+            );
             return None;
         }
         let name = own.to.get_ref();
         let to = match name.as_str() {
             "main" => None,
             _ => {
-                let role = Role::NAMED.iter().find(|(known, _)| known == name).map(|(_, r)| *r);
+                let role = Role::NAMED
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map(|(_, r)| *r);
                 if role.is_none_or(|role| matches!(role, Role::Nothing(_))) {
                     self.error(&own.to.span(), format!("no such group: {name}"))
                         .fix_with("write \"main\" or the type of the workers that shall have it");
@@ -408,7 +471,10 @@ impl Reader<'_> {
                 role
             }
         };
-        Some(Override { path: path.clone(), to })
+        Some(Override {
+            path: path.clone(),
+            to,
+        })
     }
 
     /// Two workers of one name, or two writers where Synapse takes one.
@@ -417,17 +483,34 @@ impl Reader<'_> {
         for worker in &file.workers {
             let name = &worker.get_ref().name;
             if !names.insert(name.get_ref()) {
-                self.error(&name.span(), format!("two workers are called {}", name.get_ref()))
-                    .fix_with("give each its own worker_name");
+                self.error(
+                    &name.span(),
+                    format!("two workers are called {}", name.get_ref()),
+                )
+                .fix_with("give each its own worker_name");
             }
         }
-        for stream in Stream::ALL.into_iter().filter(|stream| stream.single_writer()) {
+        for stream in Stream::ALL
+            .into_iter()
+            .filter(|stream| stream.single_writer())
+        {
             let writes = |worker: &&Process| worker.roles.contains(&Role::Writer(stream));
-            let Some(second) = deployment.workers.iter().filter(writes).nth(1) else { continue };
-            let spanned = file.workers.iter().find(|w| *w.get_ref().name.get_ref() == second.name);
+            let Some(second) = deployment.workers.iter().filter(writes).nth(1) else {
+                continue;
+            };
+            let spanned = file
+                .workers
+                .iter()
+                .find(|w| *w.get_ref().name.get_ref() == second.name);
             let span = spanned.map_or(0..0, |worker| worker.get_ref().kind.span());
-            self.error(&span, format!("Synapse takes one writer for the stream {}, and there are two", stream.name()))
-                .fix_with("leave the type to the worker that stream_writers names in homeserver.yaml");
+            self.error(
+                &span,
+                format!(
+                    "Synapse takes one writer for the stream {}, and there are two",
+                    stream.name()
+                ),
+            )
+            .fix_with("leave the type to the worker that stream_writers names in homeserver.yaml");
         }
     }
 }
@@ -442,16 +525,20 @@ struct Listener<'a> {
 
 impl Listener<'_> {
     fn is_given(&self) -> bool {
-        self.host.is_some() || self.port.is_some() || self.socket.is_some() || self.service.is_some()
+        self.host.is_some()
+            || self.port.is_some()
+            || self.socket.is_some()
+            || self.service.is_some()
     }
 }
 
 /// The same host, another port.
 fn other_port(address: &Address, port: Option<&Spanned<u16>>) -> Option<Address> {
     match (address, port) {
-        (Address::Tcp { host, .. }, Some(port)) => {
-            Some(Address::Tcp { host: host.clone(), port: *port.get_ref() })
-        }
+        (Address::Tcp { host, .. }, Some(port)) => Some(Address::Tcp {
+            host: host.clone(),
+            port: *port.get_ref(),
+        }),
         _ => None,
     }
 }

@@ -22,26 +22,36 @@ pub struct Resolv {
 pub fn read(path: &Path) -> Result<Resolv, Diagnostic> {
     let fix = "name the servers under [resolver]: addresses = [\"10.96.0.10\"]";
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Diagnostic::error(format!("no name server is known: cannot read {}: {error}", path.display()))
-            .key("resolver.addresses")
-            .fix(fix)
+        Diagnostic::error(format!(
+            "no name server is known: cannot read {}: {error}",
+            path.display()
+        ))
+        .key("resolver.addresses")
+        .fix(fix)
     })?;
     let parsed = parse(&text);
     if parsed.nameservers.is_empty() {
-        return Err(Diagnostic::error("no name server is known: this file has no `nameserver` line")
-            .at(&Place::file(path))
-            .key("resolver.addresses")
-            .fix(fix));
+        return Err(Diagnostic::error(
+            "no name server is known: this file has no `nameserver` line",
+        )
+        .at(&Place::file(path))
+        .key("resolver.addresses")
+        .fix(fix));
     }
     Ok(parsed)
 }
 
 fn parse(text: &str) -> Resolv {
-    let mut resolv = Resolv { nameservers: Vec::new(), search: Vec::new() };
+    let mut resolv = Resolv {
+        nameservers: Vec::new(),
+        search: Vec::new(),
+    };
     for line in text.lines() {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("nameserver") => resolv.nameservers.extend(words.next().and_then(in_nginx_form)),
+            Some("nameserver") => resolv
+                .nameservers
+                .extend(words.next().and_then(in_nginx_form)),
             Some("search" | "domain") => resolv.search = words.map(str::to_owned).collect(),
             _ => {}
         }
@@ -60,12 +70,22 @@ fn in_nginx_form(address: &str) -> Option<String> {
 impl Resolv {
     /// Inside Kubernetes a short name works for everybody but nginx.
     pub fn warns_about(&self, addresses: &[&Address]) -> Option<Diagnostic> {
-        let cluster = self.search.iter().find(|domain| domain.starts_with("svc."))?;
-        let namespace = self.search.iter().find(|domain| domain.ends_with(&format!(".{cluster}")));
+        let cluster = self
+            .search
+            .iter()
+            .find(|domain| domain.starts_with("svc."))?;
+        let namespace = self
+            .search
+            .iter()
+            .find(|domain| domain.ends_with(&format!(".{cluster}")));
         let short = addresses
             .iter()
             .filter_map(|address| address.dns_name())
-            .find(|name| !name.trim_end_matches('.').ends_with(cluster.trim_start_matches("svc.")))?;
+            .find(|name| {
+                !name
+                    .trim_end_matches('.')
+                    .ends_with(cluster.trim_start_matches("svc."))
+            })?;
         let full = namespace.map_or_else(
             || format!("{short}.NAMESPACE.{cluster}"),
             |namespace| format!("{}.{namespace}", short.split('.').next().unwrap_or(short)),
@@ -83,7 +103,9 @@ mod tests {
 
     #[test]
     fn name_servers_are_written_as_nginx_reads_them() {
-        let resolv = parse("# by hand\nnameserver 10.96.0.10\nnameserver fd00::a\nnameserver fe80::1%eth0\n");
+        let resolv = parse(
+            "# by hand\nnameserver 10.96.0.10\nnameserver fd00::a\nnameserver fe80::1%eth0\n",
+        );
         assert_eq!(resolv.nameservers, ["10.96.0.10", "[fd00::a]"]);
     }
 
@@ -92,10 +114,19 @@ mod tests {
         let resolv = parse(
             "search matrix.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\n",
         );
-        let short = Address::Tcp { host: "synapse-main".into(), port: 8008 };
-        let full = Address::Tcp { host: "synapse-main.matrix.svc.cluster.local".into(), port: 8008 };
+        let short = Address::Tcp {
+            host: "synapse-main".into(),
+            port: 8008,
+        };
+        let full = Address::Tcp {
+            host: "synapse-main.matrix.svc.cluster.local".into(),
+            port: 8008,
+        };
         let warning = resolv.warns_about(&[&short]).unwrap().to_string();
-        assert!(warning.contains("synapse-main.matrix.svc.cluster.local"), "{warning}");
+        assert!(
+            warning.contains("synapse-main.matrix.svc.cluster.local"),
+            "{warning}"
+        );
         assert!(resolv.warns_about(&[&full]).is_none());
     }
 }

@@ -106,13 +106,25 @@ const APPLICATIONS: [(&str, Option<Role>); 11] = [
     ("synapse.app.synchrotron", Some(Role::Sync)),
     ("synapse.app.client_reader", Some(Role::ClientReader)),
     ("synapse.app.event_creator", Some(Role::Room)),
-    ("synapse.app.federation_reader", Some(Role::FederationReader)),
+    (
+        "synapse.app.federation_reader",
+        Some(Role::FederationReader),
+    ),
     ("synapse.app.frontend_proxy", Some(Role::ClientReader)),
     ("synapse.app.media_repository", Some(Role::Media)),
     ("synapse.app.user_dir", Some(Role::UserDirectory)),
-    ("synapse.app.federation_sender", Some(Role::Nothing(NoRequests::FederationSender))),
-    ("synapse.app.pusher", Some(Role::Nothing(NoRequests::Pusher))),
-    ("synapse.app.appservice", Some(Role::Nothing(NoRequests::Appservice))),
+    (
+        "synapse.app.federation_sender",
+        Some(Role::Nothing(NoRequests::FederationSender)),
+    ),
+    (
+        "synapse.app.pusher",
+        Some(Role::Nothing(NoRequests::Pusher)),
+    ),
+    (
+        "synapse.app.appservice",
+        Some(Role::Nothing(NoRequests::Appservice)),
+    ),
 ];
 
 /// A parsed file and its path.
@@ -128,8 +140,14 @@ pub fn read(
     options: &Options,
     found: &mut Diagnostics,
 ) -> Option<Found> {
-    let shared: Vec<Part> = homeserver.iter().filter_map(|path| parse(path, found)).collect();
-    let paths: Vec<PathBuf> = workers.iter().flat_map(|pattern| expand(pattern, found)).collect();
+    let shared: Vec<Part> = homeserver
+        .iter()
+        .filter_map(|path| parse(path, found))
+        .collect();
+    let paths: Vec<PathBuf> = workers
+        .iter()
+        .flat_map(|pattern| expand(pattern, found))
+        .collect();
     let worker_parts: Vec<Part> = paths.iter().filter_map(|path| parse(path, found)).collect();
     if shared.is_empty() {
         return None;
@@ -153,12 +171,19 @@ pub fn read(
     }
     let max_upload_size = last(&shared, |yaml| yaml.max_upload_size.as_ref())
         .and_then(|(part, size)| upload_size(part, size, found));
-    Some(Found { main, workers: processes, max_upload_size })
+    Some(Found {
+        main,
+        workers: processes,
+        max_upload_size,
+    })
 }
 
 /// The last file that has a key is the one that counts, as in Synapse.
 fn last<'a, T>(parts: &'a [Part], key: impl Fn(&'a Yaml) -> Option<T>) -> Option<(&'a Part, T)> {
-    parts.iter().rev().find_map(|part| key(&part.yaml).map(|value| (part, value)))
+    parts
+        .iter()
+        .rev()
+        .find_map(|part| key(&part.yaml).map(|value| (part, value)))
 }
 
 fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
@@ -167,11 +192,20 @@ fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         with_snippet: false,
     };
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-        return Some(Part { path: path.to_owned(), yaml: Yaml::default() });
+    if text
+        .lines()
+        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    {
+        return Some(Part {
+            path: path.to_owned(),
+            yaml: Yaml::default(),
+        });
     }
     match serde_saphyr::from_str_with_options(&text, options) {
-        Ok(yaml) => Some(Part { path: path.to_owned(), yaml }),
+        Ok(yaml) => Some(Part {
+            path: path.to_owned(),
+            yaml,
+        }),
         Err(error) => {
             let place = error.location().map_or_else(
                 || Place::file(path),
@@ -190,7 +224,9 @@ fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
 
 /// Paths for a path whose last part may hold `*`; a folder stands for its `.yaml` files.
 fn expand(pattern: &Path, found: &mut Diagnostics) -> Vec<PathBuf> {
-    let name = pattern.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = pattern
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     let (folder, name) = match name {
         _ if pattern.is_dir() => (pattern.to_owned(), "*.yaml".to_owned()),
         Some(name) if name.contains('*') => {
@@ -198,7 +234,11 @@ fn expand(pattern: &Path, found: &mut Diagnostics) -> Vec<PathBuf> {
         }
         _ => return vec![pattern.to_owned()],
     };
-    let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        folder
+    };
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
         .into_iter()
         .flatten()
@@ -234,7 +274,11 @@ fn upload_size(part: &Part, size: &Spanned<NumberOrText>, found: &mut Diagnostic
 }
 
 fn place<T>(part: &Part, value: &Spanned<T>) -> Place {
-    Place::line(&part.path, value.defined.line() as usize, value.defined.column() as usize)
+    Place::line(
+        &part.path,
+        value.defined.line() as usize,
+        value.defined.column() as usize,
+    )
 }
 
 /// `instance_map`, whose hosts are where workers reach each other, so nginx mostly can too.
@@ -299,7 +343,10 @@ impl Duties {
                 Some(stream) => Role::Writer(stream),
                 None if name == "events" => Role::Nothing(NoRequests::EventPersister),
                 None => {
-                    let names = Stream::ALL.iter().map(|stream| stream.name()).chain(["events"]);
+                    let names = Stream::ALL
+                        .iter()
+                        .map(|stream| stream.name())
+                        .chain(["events"]);
                     let fix = nearest(name, names).map_or_else(
                         || "take it away; Synapse knows no such stream".to_owned(),
                         |near| format!("write {near}"),
@@ -316,15 +363,20 @@ impl Duties {
             let instances = instances.value.names();
             if stream.is_some_and(Stream::single_writer) && instances.len() > 1 {
                 found.push(
-                    Diagnostic::error(format!("Synapse takes one writer for the stream {name}, and there are {}", instances.len()))
-                        .at(&at)
-                        .key(format!("stream_writers.{name}"))
-                        .fix("leave one of them"),
+                    Diagnostic::error(format!(
+                        "Synapse takes one writer for the stream {name}, and there are {}",
+                        instances.len()
+                    ))
+                    .at(&at)
+                    .key(format!("stream_writers.{name}"))
+                    .fix("leave one of them"),
                 );
             }
             for instance in instances {
                 self.of.entry(instance.clone()).or_default().insert(role);
-                self.writers_at.entry(instance.clone()).or_insert_with(|| at.clone());
+                self.writers_at
+                    .entry(instance.clone())
+                    .or_insert_with(|| at.clone());
             }
         }
     }
@@ -338,7 +390,15 @@ fn main_process(
 ) -> Option<Process> {
     let (part, listeners) = last(shared, |yaml| yaml.listeners.as_ref())?;
     let host = host_of("main", instances, options);
-    let process = process("main", BTreeSet::new(), part, "listeners", listeners, &host, found);
+    let process = process(
+        "main",
+        BTreeSet::new(),
+        part,
+        "listeners",
+        listeners,
+        &host,
+        found,
+    );
     if process.client.is_none() {
         found.push(
             Diagnostic::error("no listener of the main process serves the client API without TLS")
@@ -379,7 +439,10 @@ fn worker(
             Diagnostic::error(format!("no such worker application: {}", app.value))
                 .at(&place(part, app))
                 .key("worker_app")
-                .fix(format!("write {}", near.unwrap_or("synapse.app.generic_worker"))),
+                .fix(format!(
+                    "write {}",
+                    near.unwrap_or("synapse.app.generic_worker")
+                )),
         );
         return None;
     };
@@ -395,18 +458,31 @@ fn worker(
     }
     let listeners = part.yaml.worker_listeners.as_deref().unwrap_or_default();
     let host = host_of(&name, instances, options);
-    let mut process =
-        process(&name, BTreeSet::new(), part, "worker_listeners", listeners, &host, found);
+    let mut process = process(
+        &name,
+        BTreeSet::new(),
+        part,
+        "worker_listeners",
+        listeners,
+        &host,
+        found,
+    );
     process.roles = roles(&process, *application, duties, options);
-    let needs = process.roles.iter().find(|role| !matches!(role, Role::Nothing(_)));
-    let lacks_listener =
-        needs.filter(|_| process.address(Resource::Client).is_none()).map(|role| role.name());
+    let needs = process
+        .roles
+        .iter()
+        .find(|role| !matches!(role, Role::Nothing(_)));
+    let lacks_listener = needs
+        .filter(|_| process.address(Resource::Client).is_none())
+        .map(|role| role.name());
     if let Some(role) = lacks_listener {
         found.push(
-            Diagnostic::error(format!("the worker {name} shall serve {role}, but no request can reach it"))
-                .at(&Place::file(&part.path))
-                .key("worker_listeners")
-                .fix("add a listener of type http with the resource client"),
+            Diagnostic::error(format!(
+                "the worker {name} shall serve {role}, but no request can reach it"
+            ))
+            .at(&Place::file(&part.path))
+            .key("worker_listeners")
+            .fix("add a listener of type http with the resource client"),
         );
         return None;
     }
@@ -420,8 +496,10 @@ fn roles(
     duties: &Duties,
     options: &Options,
 ) -> BTreeSet<Role> {
-    if let Some((_, roles)) =
-        options.roles.iter().find(|(pattern, _)| values::glob(pattern, &process.name))
+    if let Some((_, roles)) = options
+        .roles
+        .iter()
+        .find(|(pattern, _)| values::glob(pattern, &process.name))
     {
         return roles.clone();
     }
@@ -452,15 +530,27 @@ fn process(
     host: &str,
     found: &mut Diagnostics,
 ) -> Process {
-    let mut process =
-        Process { name: name.to_owned(), roles, client: None, federation: None, media: None };
+    let mut process = Process {
+        name: name.to_owned(),
+        roles,
+        client: None,
+        federation: None,
+        media: None,
+    };
     for (i, listener) in listeners.iter().enumerate() {
         let at = place(part, listener);
         let listener = &listener.value;
         let is_http = listener.kind.as_deref() == Some("http");
-        let names: Vec<&str> =
-            listener.resources.iter().flatten().flat_map(|r| &r.names).map(String::as_str).collect();
-        let serves = ["client", "federation", "media"].iter().any(|name| names.contains(name));
+        let names: Vec<&str> = listener
+            .resources
+            .iter()
+            .flatten()
+            .flat_map(|r| &r.names)
+            .map(String::as_str)
+            .collect();
+        let serves = ["client", "federation", "media"]
+            .iter()
+            .any(|name| names.contains(name));
         // nginx speaks plain HTTP to workers; a listener with TLS is for somebody else.
         if !is_http || !serves || listener.tls {
             continue;
@@ -500,10 +590,18 @@ fn address(listener: &YamlListener, host: &str) -> Option<Address> {
     if let Some(path) = &listener.path {
         return Some(Address::Unix(path.into()));
     }
-    let bound = listener.bind_address.iter().chain(listener.bind_addresses.iter().flatten());
+    let bound = listener
+        .bind_address
+        .iter()
+        .chain(listener.bind_addresses.iter().flatten());
     // An address of its own says where it is; a wildcard or a loopback says only that it is where it is.
     let own = bound.filter_map(|address| address.parse::<std::net::IpAddr>().ok());
     let mut own = own.filter(|address| !address.is_unspecified() && !address.is_loopback());
-    let host = own.next().map_or_else(|| host.to_owned(), |address| address.to_string());
-    Some(Address::Tcp { host, port: listener.port? })
+    let host = own
+        .next()
+        .map_or_else(|| host.to_owned(), |address| address.to_string());
+    Some(Address::Tcp {
+        host,
+        port: listener.port?,
+    })
 }

@@ -29,7 +29,9 @@ pub fn seconds(text: &str) -> Option<u32> {
 /// Whether it can stand in nginx's file as one word: nothing in it ends a word, a directive or a block, or is a variable.
 pub fn is_one_word(text: &str) -> bool {
     !text.is_empty()
-        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "{};\"'\\#$".contains(c))
+        && !text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || "{};\"'\\#$".contains(c))
 }
 
 /// Whether it is a name that DNS may have or an address.
@@ -37,7 +39,9 @@ pub fn is_host(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok()
         || (!text.is_empty()
             && text.len() <= 253
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)))
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)))
 }
 
 /// Whether a worker's name matches a pattern in which `*` stands for anything.
@@ -45,7 +49,9 @@ pub fn glob(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
-            (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| glob(tail, &rest[at..]))
+            (0..=rest.len())
+                .filter(|at| rest.is_char_boundary(*at))
+                .any(|at| glob(tail, &rest[at..]))
         }),
     }
 }

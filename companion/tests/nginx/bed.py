@@ -143,6 +143,8 @@ def folder():
     """A prefix for nginx: the module in its place, and room for what it writes."""
     path = Path(tempfile.mkdtemp(prefix="synapse-companion-"))
     try:
+        # nginx that root started works as nobody, who must get at the temporary files.
+        path.chmod(0o755)
         prepare(path)
         yield path
     finally:
@@ -245,7 +247,7 @@ class Client:
                     self.connection.sock = socket.socket(socket.AF_UNIX)
                     self.connection.sock.connect(self.path)
             try:
-                self.connection.putrequest(method, target, skip_accept_encoding=True)
+                self.connection.putrequest(method, target, "Host" in (headers or {}), skip_accept_encoding=True)
                 for key, value in (headers or {}).items():
                     self.connection.putheader(key, value)
                 if body is not None:
@@ -265,6 +267,9 @@ class Client:
                 self.close()
                 if attempt == 2:
                     raise
+            except OSError:
+                self.close()
+                raise
         raise AssertionError("not reached")
 
     def close(self):

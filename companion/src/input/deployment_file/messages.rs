@@ -22,7 +22,10 @@ impl<'a> Reader<'a> {
     /// An error at a span.
     pub fn error(&mut self, span: &Range<usize>, message: impl Into<String>) -> Unfixed<'_, 'a> {
         let diagnostic = self.place(Diagnostic::error(message), span);
-        Unfixed { reader: self, diagnostic }
+        Unfixed {
+            reader: self,
+            diagnostic,
+        }
     }
 
     fn place(&self, diagnostic: Diagnostic, span: &Range<usize>) -> Diagnostic {
@@ -36,7 +39,12 @@ impl<'a> Reader<'a> {
     /// What the TOML reader or serde refused.
     pub fn syntax(&mut self, error: &toml::de::Error) {
         let span = error.span().unwrap_or(0..0);
-        let message = error.message().lines().next().unwrap_or_default().to_owned();
+        let message = error
+            .message()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let fix = fix_of(&message);
         self.error(&span, message).fix_with(fix);
     }
@@ -46,7 +54,9 @@ impl<'a> Reader<'a> {
 fn fix_of(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("unknown field") {
-        let (typed, known) = quoted.split_first().map_or(("", &[][..]), |(typed, k)| (*typed, k));
+        let (typed, known) = quoted
+            .split_first()
+            .map_or(("", &[][..]), |(typed, k)| (*typed, k));
         return match nearest(typed, known.iter().copied()) {
             Some(near) => format!("write {near}"),
             None => format!("use one of {}", known.join(", ")),
@@ -78,11 +88,16 @@ fn key_at(text: &str, at: usize) -> Option<String> {
     let mut offset = 0;
     for line in text.split_inclusive('\n') {
         let trimmed = line.trim();
-        if let Some(name) = trimmed.strip_prefix("[[").and_then(|rest| rest.split("]]").next()) {
+        if let Some(name) = trimmed
+            .strip_prefix("[[")
+            .and_then(|rest| rest.split("]]").next())
+        {
             let count = counts.entry(name.trim().to_owned()).or_default();
             header = format!("{}[{count}]", name.trim());
             *count += 1;
-        } else if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.split(']').next())
+        } else if let Some(name) = trimmed
+            .strip_prefix('[')
+            .and_then(|rest| rest.split(']').next())
             && !line.contains('=')
             && line.starts_with('[')
         {
@@ -109,9 +124,16 @@ mod tests {
 
     #[test]
     fn a_key_is_named_with_its_table() {
-        let text = "[main]\nport = 1\n\n[[workers]]\nname = \"a\"\n[[workers]]\nname = \"b\"\nport = 2\n";
-        assert_eq!(key_at(text, text.find("1").unwrap()).as_deref(), Some("main.port"));
-        assert_eq!(key_at(text, text.find("2").unwrap()).as_deref(), Some("workers[1].port"));
+        let text =
+            "[main]\nport = 1\n\n[[workers]]\nname = \"a\"\n[[workers]]\nname = \"b\"\nport = 2\n";
+        assert_eq!(
+            key_at(text, text.find("1").unwrap()).as_deref(),
+            Some("main.port")
+        );
+        assert_eq!(
+            key_at(text, text.find("2").unwrap()).as_deref(),
+            Some("workers[1].port")
+        );
     }
 
     #[test]

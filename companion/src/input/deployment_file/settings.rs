@@ -46,15 +46,23 @@ impl Reader<'_> {
             federation_body: self
                 .size(file.limits.federation_body.as_ref())
                 .unwrap_or(upload.saturating_mul(3).max(FEDERATION)),
-            sync_read_timeout: self.time(file.timeouts.sync.as_ref()).unwrap_or(SYNC_TIMEOUT),
-            read_timeout: self.time(file.timeouts.read.as_ref()).unwrap_or(READ_TIMEOUT),
+            sync_read_timeout: self
+                .time(file.timeouts.sync.as_ref())
+                .unwrap_or(SYNC_TIMEOUT),
+            read_timeout: self
+                .time(file.timeouts.read.as_ref())
+                .unwrap_or(READ_TIMEOUT),
             resolver: self.words(&file.resolver.addresses),
             resolver_valid: self.time(file.resolver.valid.as_ref()),
             resolver_ipv6: file.resolver.ipv6.unwrap_or(true),
             resolve: file.resolver.resolve.unwrap_or(true),
             user_hash: UserHashSettings {
                 zone_size: self.word(file.user_hash.zone_size.as_ref(), "4m"),
-                state: file.user_hash.state.as_ref().map(|state| self.word(Some(state), "")),
+                state: file
+                    .user_hash
+                    .state
+                    .as_ref()
+                    .map(|state| self.word(Some(state), "")),
             },
             media_cache: file.media_cache.as_ref().map(|cache| MediaCache {
                 path: self.word(Some(&cache.path), ""),
@@ -70,9 +78,15 @@ impl Reader<'_> {
             status_listen: self.status(file.status.listen.as_ref()),
             temp: self.word(file.paths.temp.as_ref(), "/tmp"),
             pid: self.word(file.paths.pid.as_ref(), "/tmp/nginx.pid"),
-            user: file.nginx.user.as_ref().map(|user| self.word(Some(user), "")),
-            module: self
-                .word(file.nginx.module.as_ref(), "modules/ngx_http_matrix_user_hash_module.so"),
+            user: file
+                .nginx
+                .user
+                .as_ref()
+                .map(|user| self.word(Some(user), "")),
+            module: self.word(
+                file.nginx.module.as_ref(),
+                "modules/ngx_http_matrix_user_hash_module.so",
+            ),
             worker_processes: self.processes(file.nginx.worker_processes.as_ref()),
             worker_connections: file.nginx.worker_connections.unwrap_or(8192),
             nginx,
@@ -81,7 +95,9 @@ impl Reader<'_> {
 
     /// A value that goes into nginx's file as one word.
     fn word(&mut self, value: Option<&Spanned<String>>, default: &str) -> String {
-        let Some(value) = value else { return default.to_owned() };
+        let Some(value) = value else {
+            return default.to_owned();
+        };
         if !values::is_one_word(value.get_ref()) {
             self.error(&value.span(), "nginx would not read this as one word")
                 .fix_with("write it without blanks, quotes, braces, `;`, `#`, `$` and backslashes");
@@ -90,7 +106,10 @@ impl Reader<'_> {
     }
 
     fn words(&mut self, values: &[Spanned<String>]) -> Vec<String> {
-        values.iter().map(|value| self.word(Some(value), "")).collect()
+        values
+            .iter()
+            .map(|value| self.word(Some(value), ""))
+            .collect()
     }
 
     fn size(&mut self, value: Option<&Spanned<String>>) -> Option<u64> {
@@ -118,7 +137,9 @@ impl Reader<'_> {
         let mut listens = Vec::new();
         for value in values {
             let listen = match value.get_ref() {
-                toml::Value::Integer(port) => u16::try_from(*port).ok().map(|port| port.to_string()),
+                toml::Value::Integer(port) => {
+                    u16::try_from(*port).ok().map(|port| port.to_string())
+                }
                 toml::Value::String(listen) => is_listen(listen).then(|| listen.clone()),
                 _ => None,
             };
@@ -133,7 +154,9 @@ impl Reader<'_> {
     }
 
     fn status(&mut self, listen: Option<&Spanned<String>>) -> Option<String> {
-        let Some(listen) = listen else { return Some("127.0.0.1:8090".into()) };
+        let Some(listen) = listen else {
+            return Some("127.0.0.1:8090".into());
+        };
         if listen.get_ref() == "off" {
             return None;
         }
@@ -149,10 +172,15 @@ impl Reader<'_> {
             let text = value.get_ref();
             let (address, prefix) = text.split_once('/').unwrap_or((text, "0"));
             let is_address = address.parse::<std::net::IpAddr>().is_ok();
-            let fits = prefix.parse::<u8>().is_ok_and(|p| p <= if address.contains(':') { 128 } else { 32 });
+            let fits = prefix
+                .parse::<u8>()
+                .is_ok_and(|p| p <= if address.contains(':') { 128 } else { 32 });
             if text != "unix:" && !(is_address && fits) {
-                self.error(&value.span(), format!("not an address or a network: {text}"))
-                    .fix_with("write \"10.0.0.0/8\", \"fd00::/8\" or \"unix:\"");
+                self.error(
+                    &value.span(),
+                    format!("not an address or a network: {text}"),
+                )
+                .fix_with("write \"10.0.0.0/8\", \"fd00::/8\" or \"unix:\"");
             }
         }
         self.words(values)
@@ -178,10 +206,18 @@ impl Reader<'_> {
     }
 
     fn http2(&mut self, listen: &Listen, nginx: NginxVersion) -> bool {
-        let Some(http2) = &listen.http2 else { return false };
+        let Some(http2) = &listen.http2 else {
+            return false;
+        };
         if *http2.get_ref() && nginx < NginxVersion::HTTP2_DIRECTIVE {
-            self.error(&http2.span(), format!("nginx {nginx} has no `http2 on`: that came with {}", NginxVersion::HTTP2_DIRECTIVE))
-                .fix_with("install a newer nginx, or take http2 away");
+            self.error(
+                &http2.span(),
+                format!(
+                    "nginx {nginx} has no `http2 on`: that came with {}",
+                    NginxVersion::HTTP2_DIRECTIVE
+                ),
+            )
+            .fix_with("install a newer nginx, or take http2 away");
         }
         *http2.get_ref()
     }
@@ -199,10 +235,13 @@ impl Reader<'_> {
     }
 
     fn level(&mut self, level: Option<&Spanned<String>>) -> String {
-        const LEVELS: [&str; 8] =
-            ["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
+        const LEVELS: [&str; 8] = [
+            "debug", "info", "notice", "warn", "error", "crit", "alert", "emerg",
+        ];
         // nginx writes the whole request line beside each error, a token in the query included.
-        let Some(level) = level else { return "crit".into() };
+        let Some(level) = level else {
+            return "crit".into();
+        };
         if !LEVELS.contains(&level.get_ref().as_str()) {
             self.error(&level.span(), format!("no such level: {}", level.get_ref()))
                 .fix_with(format!("use one of {}", LEVELS.join(", ")));
@@ -211,10 +250,15 @@ impl Reader<'_> {
     }
 
     fn version(&mut self, version: Option<&Spanned<String>>) -> NginxVersion {
-        let Some(version) = version else { return ASSUMED_NGINX };
+        let Some(version) = version else {
+            return ASSUMED_NGINX;
+        };
         NginxVersion::parse(version.get_ref()).unwrap_or_else(|| {
-            self.error(&version.span(), format!("not a version of nginx: {}", version.get_ref()))
-                .fix_with("write it as `nginx -v` shows it: \"1.28.3\"");
+            self.error(
+                &version.span(),
+                format!("not a version of nginx: {}", version.get_ref()),
+            )
+            .fix_with("write it as `nginx -v` shows it: \"1.28.3\"");
             ASSUMED_NGINX
         })
     }
@@ -225,7 +269,8 @@ impl Reader<'_> {
             Some((toml::Value::Integer(n), _)) if *n > 0 => n.to_string(),
             Some((toml::Value::String(text), _)) if text == "auto" => "auto".into(),
             Some((_, span)) => {
-                self.error(&span, "not a number of processes").fix_with("write 2 or \"auto\"");
+                self.error(&span, "not a number of processes")
+                    .fix_with("write 2 or \"auto\"");
                 "auto".into()
             }
         }
@@ -240,7 +285,9 @@ fn is_listen(text: &str) -> bool {
     match text.rsplit_once(':') {
         None => port(text),
         Some((host, number)) => {
-            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let bare = host
+                .strip_prefix('[')
+                .and_then(|host| host.strip_suffix(']'));
             let host_fits = match bare {
                 Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
                 None => host == "*" || (values::is_host(host) && !host.contains(':')),
@@ -256,10 +303,23 @@ mod tests {
 
     #[test]
     fn what_nginx_can_listen_on_is_known() {
-        for listen in ["8008", "127.0.0.1:8008", "[::]:8008", "*:8008", "unix:/run/m.sock"] {
+        for listen in [
+            "8008",
+            "127.0.0.1:8008",
+            "[::]:8008",
+            "*:8008",
+            "unix:/run/m.sock",
+        ] {
             assert!(is_listen(listen), "{listen}");
         }
-        for listen in ["", "0", "http://x:1", "::1:8008", "unix:relative", "8008 ssl"] {
+        for listen in [
+            "",
+            "0",
+            "http://x:1",
+            "::1:8008",
+            "unix:relative",
+            "8008 ssl",
+        ] {
             assert!(!is_listen(listen), "{listen}");
         }
     }
