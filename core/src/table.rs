@@ -35,6 +35,11 @@
 //! | hits, Zipf 0.9 over 200,000 tokens | 67.80% | 67.51% | 67.87% |
 //! | hits, the same and a sweep over 10,000 | 80.88% | 80.20% | 80.95% |
 //!
+//! What a hit adds to the digest's 33 ns, with the requests of all users at random (`examples/hit_path.rs`): 8 ns with 100
+//! entries, 12 with 1,000, 33 with 30,000 (a full zone of 1m, in the processor's last cache), 217 with 1,000,000 (in
+//! memory). Tags and data in separate lines, or each entry in one, with branches or without: all were measured, and
+//! none was better by more than the noise.
+//!
 //! A set is 256 bytes: a cache line of tags, one of checks, one of users, one of use words. A look at a set that does not
 //! hold the key reads one line, and what hits write (the use words) shares no line with what lookups compare.
 
