@@ -12,7 +12,7 @@ use crate::whoami::FailureKind;
 
 /// The Content-Type of [`prometheus`].
 pub const PROMETHEUS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// The Content-Type of [`json`].
+/// The Content-Type of [`json()`].
 pub const JSON_TYPE: &str = "application/json";
 
 /// The counters that are a family of their own: name in JSON (with `matrix_user_hash_` before and `_total` behind, name
