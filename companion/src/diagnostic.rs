@@ -95,7 +95,8 @@ pub enum Severity {
 pub struct Diagnostic {
     severity: Severity,
     message: String,
-    place: Option<Place>,
+    // Boxed, because every fallible function returns this type.
+    place: Option<Box<Place>>,
     key: Option<String>,
     fix: Option<String>,
 }
@@ -122,7 +123,7 @@ impl Diagnostic {
 
     /// Where it stands.
     pub fn at(mut self, place: &Place) -> Self {
-        self.place = Some(place.clone());
+        self.place = Some(Box::new(place.clone()));
         self
     }
 
@@ -169,7 +170,7 @@ impl fmt::Display for Diagnostic {
             source: Some(source),
             width,
             ..
-        }) = &self.place
+        }) = self.place.as_deref()
         {
             let number = line.to_string();
             let gutter = " ".repeat(number.len());

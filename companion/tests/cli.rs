@@ -662,3 +662,36 @@ fn an_nginx_without_resolve_is_refused_unless_told_otherwise() {
         "{plain}"
     );
 }
+
+#[test]
+fn the_narrowest_pattern_says_what_a_worker_is_for() {
+    let at = tests().join("deployments/synapse");
+    let text = format!(
+        "[synapse]\nhomeserver = [\"{0}/homeserver.yaml\", \"{0}/streams.yaml\"]\nworkers = [\"{0}/workers\"]\n\
+         [synapse.roles]\n\"sync*\" = \"sync\"\n\"sync_2\" = \"presence\"\n\"generic*\" = \"client_reader\"\n",
+        at.display()
+    );
+    let file = folder("narrow").join("deployment.toml");
+    std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    let presence = said(&[
+        "route",
+        "GET",
+        "/_matrix/client/v3/presence/@alice:example.org/status",
+        "-d",
+        path,
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    assert!(presence.contains("worker    sync_2"), "{presence}");
+    let sync = said(&[
+        "route",
+        "GET",
+        "/_matrix/client/v3/sync",
+        "-d",
+        path,
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    assert!(sync.contains("worker    sync_1"), "{sync}");
+}

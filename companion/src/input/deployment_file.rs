@@ -5,165 +5,22 @@
 //! by `synapse_files`, with this file's settings on top.
 
 mod messages;
+mod schema;
 mod settings;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use toml::Spanned;
 
+use self::schema::{File, Main, OwnRoute, SynapseSection, Worker};
 use super::{Request, synapse_files, text_of, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use crate::model::{Address, Deployment, Override, Process, Role, Stream};
 
 /// What `init` writes.
 pub const EXAMPLE: &str = include_str!("../../templates/example.toml");
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct File {
-    main: Option<Spanned<Main>>,
-    workers: Vec<Spanned<Worker>>,
-    synapse: Option<SynapseSection>,
-    #[serde(rename = "override")]
-    overrides: Vec<OwnRoute>,
-    listen: Listen,
-    limits: Limits,
-    timeouts: Timeouts,
-    resolver: Resolver,
-    user_hash: UserHash,
-    media_cache: Option<Cache>,
-    log: Log,
-    paths: Paths,
-    status: Status,
-    nginx: Nginx,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Main {
-    host: Option<Spanned<String>>,
-    port: Option<Spanned<u16>>,
-    federation_port: Option<Spanned<u16>>,
-    socket: Option<Spanned<String>>,
-    service: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Worker {
-    name: Spanned<String>,
-    #[serde(rename = "type")]
-    kind: Spanned<toml::Value>,
-    host: Option<Spanned<String>>,
-    port: Option<Spanned<u16>>,
-    federation_port: Option<Spanned<u16>>,
-    media_port: Option<Spanned<u16>>,
-    socket: Option<Spanned<String>>,
-    service: Option<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct SynapseSection {
-    homeserver: Vec<PathBuf>,
-    workers: Vec<PathBuf>,
-    host: Option<Spanned<String>>,
-    roles: toml::Table,
-    hosts: toml::Table,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OwnRoute {
-    path: Spanned<String>,
-    to: Spanned<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Listen {
-    client: Vec<Spanned<toml::Value>>,
-    federation: Vec<Spanned<toml::Value>>,
-    server_names: Vec<Spanned<String>>,
-    certificate: Option<Spanned<String>>,
-    certificate_key: Option<Spanned<String>>,
-    http2: Option<Spanned<bool>>,
-    trusted_proxies: Vec<Spanned<String>>,
-    admin_allow: Vec<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Limits {
-    max_upload_size: Option<Spanned<String>>,
-    client_body: Option<Spanned<String>>,
-    federation_body: Option<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Timeouts {
-    sync: Option<Spanned<String>>,
-    read: Option<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Resolver {
-    addresses: Vec<Spanned<String>>,
-    valid: Option<Spanned<String>>,
-    ipv6: Option<bool>,
-    resolve: Option<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct UserHash {
-    zone_size: Option<Spanned<String>>,
-    state: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cache {
-    path: Spanned<String>,
-    size: Spanned<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Log {
-    format: Option<Spanned<String>>,
-    access: Option<Spanned<String>>,
-    error: Option<Spanned<String>>,
-    error_level: Option<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Paths {
-    temp: Option<Spanned<String>>,
-    pid: Option<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Status {
-    listen: Option<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Nginx {
-    version: Option<Spanned<String>>,
-    module: Option<Spanned<String>>,
-    user: Option<Spanned<String>>,
-    worker_processes: Option<Spanned<toml::Value>>,
-    worker_connections: Option<u32>,
-}
 
 /// The file while it is read: what a span means, and where to report.
 struct Reader<'a> {

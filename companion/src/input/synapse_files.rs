@@ -4,15 +4,19 @@
 //! (synapse/config/workers.py). Keys that say nothing about routing are not even kept, for these files hold secrets;
 //! for the same reason no message shows a line of them, only its number.
 
+mod duties;
+mod schema;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use self::duties::Duties;
+use self::schema::{NumberOrText, Yaml, YamlListener};
 use super::{text_of, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
-use crate::model::{Address, NoRequests, Process, Resource, Role, Stream};
+use crate::model::{Address, NoRequests, Process, Resource, Role};
 
 /// What a deployment file adds to Synapse's files.
 pub struct Options {
@@ -32,72 +36,6 @@ pub struct Found {
     pub workers: Vec<Process>,
     /// `max_upload_size`, in bytes.
     pub max_upload_size: Option<u64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Yaml {
-    listeners: Option<Vec<Spanned<YamlListener>>>,
-    worker_listeners: Option<Vec<Spanned<YamlListener>>>,
-    worker_app: Option<Spanned<String>>,
-    worker_name: Option<Spanned<String>>,
-    instance_map: Option<BTreeMap<String, Option<Instance>>>,
-    stream_writers: Option<BTreeMap<String, Spanned<OneOrMany>>>,
-    federation_sender_instances: Option<Vec<String>>,
-    pusher_instances: Option<Vec<String>>,
-    run_background_tasks_on: Option<String>,
-    notify_appservices_from_worker: Option<String>,
-    update_user_directory_from_worker: Option<String>,
-    max_upload_size: Option<Spanned<NumberOrText>>,
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(default)]
-struct YamlListener {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    port: Option<u16>,
-    path: Option<String>,
-    tls: bool,
-    x_forwarded: Option<bool>,
-    bind_address: Option<String>,
-    bind_addresses: Option<Vec<String>>,
-    resources: Option<Vec<YamlResource>>,
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(default)]
-struct YamlResource {
-    names: Vec<String>,
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(default)]
-struct Instance {
-    host: Option<String>,
-}
-
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    fn names(&self) -> &[String] {
-        match self {
-            Self::One(name) => std::slice::from_ref(name),
-            Self::Many(names) => names,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(u64),
-    Text(String),
 }
 
 /// The applications from before `generic_worker`, with what they were for; `None` is a generic worker.
@@ -294,94 +232,6 @@ fn instances(shared: &[Part]) -> BTreeMap<String, String> {
         .unwrap_or_default()
 }
 
-/// Which worker has which duty, by the keys of the shared configuration.
-#[derive(Default)]
-struct Duties {
-    of: BTreeMap<String, BTreeSet<Role>>,
-    writers_at: BTreeMap<String, Place>,
-}
-
-impl Duties {
-    fn of(shared: &[Part], found: &mut Diagnostics) -> Self {
-        let mut duties = Self::default();
-        let mut give = |names: &[String], role: Role| {
-            for name in names {
-                duties.of.entry(name.clone()).or_default().insert(role);
-            }
-        };
-        if let Some((_, names)) = last(shared, |y| y.federation_sender_instances.as_ref()) {
-            give(names, Role::Nothing(NoRequests::FederationSender));
-        }
-        if let Some((_, names)) = last(shared, |y| y.pusher_instances.as_ref()) {
-            give(names, Role::Nothing(NoRequests::Pusher));
-        }
-        if let Some((_, name)) = last(shared, |y| y.run_background_tasks_on.clone()) {
-            give(&[name], Role::Nothing(NoRequests::Background));
-        }
-        if let Some((_, name)) = last(shared, |y| y.notify_appservices_from_worker.clone()) {
-            give(&[name], Role::Nothing(NoRequests::Appservice));
-        }
-        if let Some((_, name)) = last(shared, |y| y.update_user_directory_from_worker.clone()) {
-            give(&[name], Role::UserDirectory);
-        }
-        if let Some((part, writers)) = last(shared, |y| y.stream_writers.as_ref()) {
-            duties.writers(part, writers, found);
-        }
-        duties
-    }
-
-    fn writers(
-        &mut self,
-        part: &Part,
-        writers: &BTreeMap<String, Spanned<OneOrMany>>,
-        found: &mut Diagnostics,
-    ) {
-        for (name, instances) in writers {
-            let at = place(part, instances);
-            let stream = Stream::ALL.into_iter().find(|stream| stream.name() == name);
-            let role = match stream {
-                Some(stream) => Role::Writer(stream),
-                None if name == "events" => Role::Nothing(NoRequests::EventPersister),
-                None => {
-                    let names = Stream::ALL
-                        .iter()
-                        .map(|stream| stream.name())
-                        .chain(["events"]);
-                    let fix = nearest(name, names).map_or_else(
-                        || "take it away; Synapse knows no such stream".to_owned(),
-                        |near| format!("write {near}"),
-                    );
-                    found.push(
-                        Diagnostic::error(format!("no such stream: {name}"))
-                            .at(&at)
-                            .key(format!("stream_writers.{name}"))
-                            .fix(fix),
-                    );
-                    continue;
-                }
-            };
-            let instances = instances.value.names();
-            if stream.is_some_and(Stream::single_writer) && instances.len() > 1 {
-                found.push(
-                    Diagnostic::error(format!(
-                        "Synapse takes one writer for the stream {name}, and there are {}",
-                        instances.len()
-                    ))
-                    .at(&at)
-                    .key(format!("stream_writers.{name}"))
-                    .fix("leave one of them"),
-                );
-            }
-            for instance in instances {
-                self.of.entry(instance.clone()).or_default().insert(role);
-                self.writers_at
-                    .entry(instance.clone())
-                    .or_insert_with(|| at.clone());
-            }
-        }
-    }
-}
-
 fn main_process(
     shared: &[Part],
     instances: &BTreeMap<String, String>,
@@ -496,10 +346,13 @@ fn roles(
     duties: &Duties,
     options: &Options,
 ) -> BTreeSet<Role> {
-    if let Some((_, roles)) = options
+    // The narrowest pattern counts, as an operator reads it: the name itself, else the one that says most.
+    let fitting = options
         .roles
         .iter()
-        .find(|(pattern, _)| values::glob(pattern, &process.name))
+        .filter(|(pattern, _)| values::glob(pattern, &process.name));
+    if let Some((_, roles)) =
+        fitting.max_by_key(|(pattern, _)| (!pattern.contains('*'), pattern.len()))
     {
         return roles.clone();
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-MODULES = ["goldens", "hashes", "endpoints", "edge", "moving", "privileges"]
+MODULES = ["goldens", "hashes", "endpoints", "edge", "moving", "privileges", "real"]
 
 
 def main():

@@ -3,7 +3,8 @@
 use toml::Spanned;
 
 use super::super::values;
-use super::{File, Listen, Reader};
+use super::Reader;
+use super::schema::{File, Listen};
 use crate::model::{MediaCache, NginxVersion, Settings, UserHashSettings};
 
 /// Synapse accepts this many bytes on any endpoint, however small `max_upload_size` is
