@@ -56,6 +56,7 @@ my @wrong = (
     ['valid for a code that is none', '', 'matrix_user_hash_valid 99 1h;', '99', qr/code|status|invalid/],
     ['valid for a word', '', 'matrix_user_hash_valid ok 1h;', 'ok', qr/code|status|invalid/],
     ['valid with a bad time', '', 'matrix_user_hash_valid 200 1parsec;', '1parsec', qr/time/],
+    ['errors remembered for longer than a second', '', 'matrix_user_hash_valid any 1m;', '1m', qr/1s/],
     ['stale that is neither on nor off', '', 'matrix_user_hash_stale maybe;', 'maybe', qr/on.*off/],
     ['a timeout that is no time', '', 'matrix_user_hash_timeout quick;', 'quick', qr/time/],
     ['a timeout of 0', '', 'matrix_user_hash_timeout 0;', '0', qr/more than 0|time/],

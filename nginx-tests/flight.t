@@ -133,8 +133,8 @@ sub holds_connection_to {
     my ($pid, $to) = @_;
     my %inode = map { /socket:\[(\d+)\]/ ? ($1 => 1) : () } map { readlink($_) // '' } glob "/proc/$pid/fd/*";
     open my $in, '<', '/proc/net/tcp' or return 0;
-    while (<$in>) {
-        my @f = split;
+    while (my $line = <$in>) {
+        my @f = split ' ', $line;
         return 1 if ($f[2] // '') eq sprintf('0100007F:%04X', $to) && $f[3] eq '01' && $inode{ $f[9] };
     }
     return 0;

@@ -98,7 +98,7 @@ GET /patient {bob/phone} = MISS @bob:example.org
 
 === matrix_user_hash_valid of the http level holds below, and a location has its own
 --- http_config
-matrix_user_hash_valid 200 1s;
+matrix_user_hash_valid 200 2s;
 matrix_user_hash_stale off;
 --- config
 location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://sync_workers; }
@@ -106,7 +106,7 @@ location /long { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_va
 --- steps
 GET /sync {alice/phone} = MISS @alice:example.org
 GET /long {bob/phone} = MISS @bob:example.org
-wait 2.1
+wait 3.1
 GET /sync {alice/phone} = MISS @alice:example.org
 GET /long {bob/phone} = HIT @bob:example.org
 

@@ -19,7 +19,7 @@ my $nginx = MatrixUserHash::Instance->start(workers => 2, listen => 'reuseport',
     upstream kept { server $TEST_NGINX_WHOAMI; keepalive 4; }
 .
         location /sync { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=users; proxy_pass http://sync_workers; }
-        location /soon { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=users; matrix_user_hash_valid 200 1s; proxy_pass http://sync_workers; }
+        location /soon { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=users; matrix_user_hash_valid 200 2s; proxy_pass http://sync_workers; }
         location /dead { matrix_user_hash http://$TEST_NGINX_DEAD zone=users; proxy_pass http://sync_workers; }
         location /status { matrix_user_hash http://$TEST_NGINX_WHOAMI/status-500/whoami zone=users; proxy_pass http://sync_workers; }
         location /head { matrix_user_hash http://$TEST_NGINX_WHOAMI/garbage-text/whoami zone=users; proxy_pass http://sync_workers; }
@@ -81,7 +81,7 @@ adds('a timeout of the request', sub { get($port, '/hang', fresh()); sleep 0.5 }
 {
     my $token = fresh();
     get($port, '/soon', $token);
-    sleep 2.1;
+    sleep 3.1;
     adds('a stale answer and its refresh', sub { get($port, '/soon', $token); sleep 0.3 }, stale => 1, misses => 0, refreshes => 1);
 }
 

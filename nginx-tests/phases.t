@@ -222,13 +222,13 @@ location / {
     gzip on;
     gzip_types *;
     gzip_min_length 1;
-    sub_filter worker WORKER;
-    sub_filter_types *;
+    gzip_http_version 1.0;
     matrix_user_hash http://$TEST_NGINX_WHOAMI;
     proxy_pass http://sync_workers;
 }
 --- steps
-GET /sync {alice/phone} = MISS @alice:example.org ~ ^WORKER \d
+GET /sync {alice/phone} "Accept-Encoding: gzip" = MISS @alice:example.org ~ ^\x1f\x8b
+GET /sync {alice/phone} = HIT @alice:example.org ~ ^worker \d
 
 === HTTP/1.0 without a Host
 --- config

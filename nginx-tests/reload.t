@@ -51,7 +51,7 @@ is(known('HIT'), '20, asked 0', '… they still are');
 
 {
     # A lookup that is in flight during the reload is answered by the old worker.
-    whoami_set(delay => 1);
+    whoami_set(delay => 0.7);
     my $sock = connect_to($port);
     syswrite $sock, bearer('/', token('alice/inflight'));
     sleep 0.2;

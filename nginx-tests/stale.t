@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep time);
 my $slack = $ENV{TEST_NGINX_USE_VALGRIND} ? 3 : 0.15;
 my $nginx = MatrixUserHash::Instance->start(workers => 2, listen => 'reuseport', http => <<'.', server => <<'..');
     matrix_user_hash_zone users:1m;
-    matrix_user_hash_valid 200 1s;
+    matrix_user_hash_valid 200 2s;
     matrix_user_hash_read_timeout 5s;
 .
         location /sync { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=users; proxy_pass http://sync_workers; }
@@ -28,7 +28,7 @@ is(shown(get($port, '/sync', $token{$_})), 'MISS ' . hash_of("\@$_:example.org")
 # Each way of being down: the status, and no time lost.
 for my $kind (qw(hang status-503 close garbage)) {
     whoami_set(kind => $kind);
-    sleep 2.1;
+    sleep 3.1;
     my @got = map { get($port, '/sync', $token{$_}) } @users;
     my @right = grep { shown($got[$_]) =~ /^(?:STALE|HIT) / && $got[$_]{headers}{'x-hash'} eq hash_of("\@$users[$_]:example.org") } 0 .. $#got;
     is(scalar @right, 10, "whoami: $kind; all ten users keep their hash, their answers being stale");
@@ -49,7 +49,7 @@ for my $kind (qw(hang status-503 close garbage)) {
 }
 
 {
-    sleep 2.1;
+    sleep 3.1;
     whoami_reset();
     whoami_set(delay => 0.5);
     my @got = gather($port, [(bearer('/sync', $token{user1})) x 50]);
@@ -61,7 +61,7 @@ for my $kind (qw(hang status-503 close garbage)) {
 }
 
 {
-    sleep 2.1;
+    sleep 3.1;
     whoami_set(kind => 'status-503');
     is(shown(get($port, '/fresh', $token{user2})), 'ERROR ' . hash_of($token{user2}), 'matrix_user_hash_stale off: the fallback instead');
     whoami_set(kind => '');

@@ -63,7 +63,11 @@ my $homeservers = join '', map { <<"." } sort keys %port;
             proxy_pass http://\$TEST_NGINX_WHOAMI;
         }
     }
+    # A group for each way of verifying: nginx keeps TLS sessions with the servers of a group, and a session that is
+    # resumed was verified when it began.
     upstream $_.example { server 127.0.0.1:$port{$_} max_fails=0; }
+    upstream $_.unverified { server 127.0.0.1:$port{$_} max_fails=0; }
+    upstream $_.untrusted { server 127.0.0.1:$port{$_} max_fails=0; }
 .
 my $locations = join '', map { <<"." } sort keys %port;
         location = /$_ {
@@ -73,12 +77,12 @@ my $locations = join '', map { <<"." } sort keys %port;
             proxy_pass http://sync_workers;
         }
         location = /$_/unverified {
-            matrix_user_hash https://$_.example;
+            matrix_user_hash https://$_.unverified;
             matrix_user_hash_ssl_verify off;
             proxy_pass http://sync_workers;
         }
         location = /$_/untrusted {
-            matrix_user_hash https://$_.example;
+            matrix_user_hash https://$_.untrusted;
             matrix_user_hash_ssl_name matrix.example.org;
             matrix_user_hash_ssl_trusted_certificate $pki/self.pem;
             proxy_pass http://sync_workers;

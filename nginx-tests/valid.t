@@ -23,10 +23,10 @@ asked 1
 
 === past its freshness an answer is STALE, at once, and refreshed once in the background
 --- config
-location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_valid 200 1s; proxy_pass http://sync_workers; }
+location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_valid 200 2s; proxy_pass http://sync_workers; }
 --- steps
 GET /sync {alice/phone} = MISS @alice:example.org
-wait 2.1
+wait 3.1
 homeserver delay=0.5
 GET /sync {alice/phone} = STALE @alice:example.org
 GET /sync {alice/phone} = STALE @alice:example.org
@@ -40,14 +40,14 @@ asked 2
 --- config
 location / {
     matrix_user_hash http://$TEST_NGINX_WHOAMI;
-    matrix_user_hash_valid 200 1s;
+    matrix_user_hash_valid 200 2s;
     matrix_user_hash_stale off;
     proxy_pass http://sync_workers;
 }
 --- steps
 GET /sync {alice/phone} = MISS @alice:example.org
 GET /sync {alice/phone} = HIT @alice:example.org
-wait 2.1
+wait 3.1
 GET /sync {alice/phone} = MISS @alice:example.org
 asked 2
 
@@ -55,13 +55,13 @@ asked 2
 --- config
 location / {
     matrix_user_hash http://$TEST_NGINX_WHOAMI;
-    matrix_user_hash_valid 200 1s;
+    matrix_user_hash_valid 200 2s;
     matrix_user_hash_stale off;
     proxy_pass http://sync_workers;
 }
 --- steps
 GET /sync {alice/phone} = MISS @alice:example.org
-wait 2.1
+wait 3.1
 homeserver kind=status-503
 GET /sync {alice/phone} = ERROR token
 
@@ -76,12 +76,12 @@ asked 1
 
 === … and as long as `401 TIME` says
 --- config
-location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_valid 401 1s; proxy_pass http://sync_workers; }
+location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_valid 401 2s; proxy_pass http://sync_workers; }
 --- steps
 GET /sync {revoked/phone} = REFUSED token
 GET /sync {revoked/phone} = REFUSED token
 asked 1
-wait 2.1
+wait 3.1
 GET /sync {revoked/phone} = REFUSED token
 asked 2
 
@@ -111,21 +111,21 @@ GET /sync {alice/phone} = ERROR token
 GET /sync {alice/phone} = ERROR token
 asked 1..2
 homeserver kind=
-wait 2.1
+wait 3.1
 GET /sync {alice/phone} = MISS @alice:example.org
 
 === an error never takes the place of a known answer
 --- config
-location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_valid 200 1s; proxy_pass http://sync_workers; }
+location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_valid 200 2s; proxy_pass http://sync_workers; }
 --- steps
 GET /sync {alice/phone} = MISS @alice:example.org
-wait 2.1
+wait 3.1
 homeserver kind=status-500
 GET /sync {alice/phone} = STALE @alice:example.org
 wait 0.2
 GET /sync {alice/phone} = STALE @alice:example.org
 homeserver kind=
-wait 2.1
+wait 3.1
 GET /sync {alice/phone} = STALE @alice:example.org
 wait 0.3
 GET /sync {alice/phone} = HIT @alice:example.org
@@ -140,21 +140,21 @@ location / {
 }
 --- steps
 GET /sync {alice/phone} = MISS @alice:example.org
-wait 0.2
-GET /sync {alice/phone} = HIT @alice:example.org
+wait 2.1
+GET /sync {alice/phone} = MISS @alice:example.org
 
 === several codes and several lines
 --- config
 location / {
     matrix_user_hash http://$TEST_NGINX_WHOAMI;
-    matrix_user_hash_valid 200 401 1s;
+    matrix_user_hash_valid 200 401 2s;
     matrix_user_hash_stale off;
     proxy_pass http://sync_workers;
 }
 location /lines {
     matrix_user_hash http://$TEST_NGINX_WHOAMI;
     matrix_user_hash_valid 200 1h;
-    matrix_user_hash_valid 401 1s;
+    matrix_user_hash_valid 401 2s;
     proxy_pass http://sync_workers;
 }
 --- steps
@@ -163,7 +163,7 @@ GET /sync {revoked/phone} = REFUSED token
 GET /lines {bob/phone} = MISS @bob:example.org
 GET /lines {revoked/laptop} = REFUSED token
 asked 4
-wait 2.1
+wait 3.1
 GET /sync {alice/phone} = MISS @alice:example.org
 GET /sync {revoked/phone} = REFUSED token
 GET /lines {bob/phone} = HIT @bob:example.org

@@ -61,11 +61,11 @@ sub parse {
     return { status => (split ' ', $line)[1] // 0, headers => \%headers, body => $body, raw => $raw };
 }
 
-# Reads one response from a connected socket.
+# Reads one response from a connected socket; with `whole`, everything until it is closed. `head`: it has no body.
 sub read_answer {
     my ($sock, %o) = @_;
     my ($raw, $end, $select) = ('', time + ($o{timeout} // 10), IO::Select->new($sock));
-    while (!complete($raw, $o{head})) {
+    while ($o{whole} || !complete($raw, $o{head})) {
         my $left = $end - time;
         return { %{ parse($raw) }, error => 'timeout' } if $left <= 0;
         next unless $select->can_read($left);

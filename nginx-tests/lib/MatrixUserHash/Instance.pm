@@ -3,7 +3,7 @@ package MatrixUserHash::Instance;
 # An nginx of the test's own, for what Test::Nginx's one-configuration-one-request blocks cannot say: several worker
 # processes, reloads, killed workers, memory, thousands of requests, `nginx -t`.
 #
-# In:  new(http => "…" [, server => "…", main => "…", workers => N, log_level => L, bare => 1]); `server` becomes a
+# In:  new(http => "…" [, server => "…", main => "…", workers => N, log_level => L, log_format => F, bare => 1]); `server` becomes a
 #      server {} on port() with the shared boilerplate; `bare` leaves that boilerplate out.
 # Out: a running nginx in a servroot of its own; it stops when the object goes.
 #
@@ -62,9 +62,9 @@ error_log logs/error.log $self->{log_level};
 @{[$self->{main} // '']}
 events { worker_connections 4096; }
 http {
-    access_log logs/access.log;
 $temp
 $common
+    access_log logs/access.log @{[$self->{log_format} // 'combined']};
 $conf
 }
 .
