@@ -252,6 +252,8 @@ pub struct Process {
     pub federation: Option<Address>,
     /// Its media listener, where it is another.
     pub media: Option<Address>,
+    /// How many there are behind the one address, where that is a DNS service.
+    pub replicas: u16,
 }
 
 impl Process {

@@ -350,18 +350,20 @@ fn role_upstreams(deployment: &Deployment, locations: &[Location]) -> Vec<Upstre
 }
 
 fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
-    let servers: Vec<Server> = deployment
-        .workers
-        .iter()
-        .filter(|worker| worker.roles.contains(&role))
-        .map(|worker| server(deployment, worker, role.resource()))
-        .collect();
+    let workers = || {
+        deployment
+            .workers
+            .iter()
+            .filter(move |worker| worker.roles.contains(&role))
+    };
     Upstream {
         name: upstream_name(role),
         why: purpose(role).to_owned(),
-        keepalive: keepalive(servers.len()),
+        keepalive: keepalive(workers().map(|worker| usize::from(worker.replicas)).sum()),
         hash: hash_of(role),
-        servers,
+        servers: workers()
+            .map(|worker| server(deployment, worker, role.resource()))
+            .collect(),
     }
 }
 

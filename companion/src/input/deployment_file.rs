@@ -158,6 +158,7 @@ impl Reader<'_> {
             client: Some(client),
             federation,
             media: None,
+            replicas: 1,
         })
     }
 
@@ -189,6 +190,7 @@ impl Reader<'_> {
             roles,
             federation: other(worker.federation_port.as_ref()),
             media: other(worker.media_port.as_ref()),
+            replicas: worker.replicas.unwrap_or(1).max(1),
             client,
         })
     }

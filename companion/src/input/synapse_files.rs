@@ -389,6 +389,7 @@ fn process(
         client: None,
         federation: None,
         media: None,
+        replicas: 1,
     };
     for (i, listener) in listeners.iter().enumerate() {
         let at = place(part, listener);
@@ -410,7 +411,7 @@ fn process(
         }
         let Some(address) = address(listener, host) else {
             found.push(
-                Diagnostic::error("a listener has neither a port nor a path")
+                Diagnostic::error("a listener has no port or path that nginx could be given")
                     .at(&at)
                     .key(format!("{key}[{i}]"))
                     .fix("add port: 8083, or path: /run/synapse/sync1.sock"),
@@ -441,18 +442,29 @@ fn process(
 
 fn address(listener: &YamlListener, host: &str) -> Option<Address> {
     if let Some(path) = &listener.path {
-        return Some(Address::Unix(path.into()));
+        let fits = path.starts_with('/') && values::is_one_word(path);
+        return fits.then(|| Address::Unix(path.into()));
     }
-    let bound = listener
+    let bound: Vec<std::net::IpAddr> = listener
         .bind_address
         .iter()
-        .chain(listener.bind_addresses.iter().flatten());
-    // An address of its own says where it is; a wildcard or a loopback says only that it is where it is.
-    let own = bound.filter_map(|address| address.parse::<std::net::IpAddr>().ok());
-    let mut own = own.filter(|address| !address.is_unspecified() && !address.is_loopback());
+        .chain(listener.bind_addresses.iter().flatten())
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    // An address of its own says where it is; a loopback, that nginx has to be there too; a wildcard says nothing.
+    let own = bound
+        .iter()
+        .find(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    let loopback = bound
+        .iter()
+        .filter(|_| bound.iter().all(std::net::IpAddr::is_loopback))
+        .max_by_key(|ip| ip.is_ipv4());
     let host = own
-        .next()
-        .map_or_else(|| host.to_owned(), |address| address.to_string());
+        .or(loopback)
+        .map_or_else(|| host.to_owned(), ToString::to_string);
+    if !values::is_host(&host) {
+        return None;
+    }
     Some(Address::Tcp {
         host,
         port: listener.port?,

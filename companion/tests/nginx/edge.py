@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import http.client
+from pathlib import Path
 
 import bed
 from endpoints import all_workers, everything
@@ -234,7 +235,11 @@ def check_only_public_media_are_kept():
         token = {"Authorization": "Bearer syt_alice_abcdefghijklmnopqrst_0ab1cd"}
         assert fetched(f"/_matrix/media/v3/download/example.org/header{stamp}", token) == 3
         assert fetched(f"/_matrix/media/v3/download/example.org/query{stamp}?access_token=syt_alice") == 3
+        assert fetched(f"/_matrix/media/v3/download/example.org/name{stamp}?%61ccess_token=syt_alice") == 3
         assert fetched(f"/_matrix/client/v1/media/download/example.org/client{stamp}", token) == 3
+        assert fetched(f"/_matrix/media/v3/thumbnail/example.org/small{stamp}?width=32&height=32&method=crop") == 1
+    kept = [path.read_bytes() for path in Path("/tmp/synapse-companion-test/media").rglob("*") if path.is_file()]
+    assert kept and not any(b"syt_alice" in one for one in kept), len(kept)
 
 
 def check_a_body_and_a_token_in_the_query():

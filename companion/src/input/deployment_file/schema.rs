@@ -41,6 +41,7 @@ pub(super) struct Worker {
     pub name: Spanned<String>,
     #[serde(rename = "type")]
     pub kind: Spanned<toml::Value>,
+    pub replicas: Option<u16>,
     pub host: Option<Spanned<String>>,
     pub port: Option<Spanned<u16>>,
     pub federation_port: Option<Spanned<u16>>,
