@@ -1,8 +1,8 @@
 //! What the module must know about the nginx it is built for.
 //!
 //! `nginx-sys` reads nginx's headers and hands on to its direct dependents, as `DEP_NGINX_*`, which features that
-//! nginx was configured with, its version, include paths and macros. From them this script makes the `cfg` values
-//! `ngx_feature` and `ngx_version_*`, and binds `ngx_http_request_t` once more with a bindgen that lays out its
+//! nginx was configured with, its include paths and macros. From them this script makes the `cfg` values
+//! `ngx_feature` and `ngx_stat_stub`, and binds `ngx_http_request_t` once more with a bindgen that lays out its
 //! bitfields right (see `src/compat.rs`). `layout-check/build.rs` runs the same functions, to check what they make.
 
 use std::env;
@@ -12,7 +12,6 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/compat.h");
     features();
-    version();
     request_bitfields();
 }
 
@@ -34,21 +33,6 @@ pub(crate) fn features() {
     {
         println!("cargo::rustc-cfg=ngx_feature=\"{}\"", feature.trim());
     }
-}
-
-/// The version as text for the log, and `cfg` values for what differs between versions.
-pub(crate) fn version() {
-    println!("cargo::rustc-check-cfg=cfg(ngx_version_1_27_2)");
-    let number: u32 = dep("VERSION_NUMBER")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0);
-    if number >= 1_027_002 {
-        println!("cargo::rustc-cfg=ngx_version_1_27_2");
-    }
-    println!(
-        "cargo::rustc-env=NGINX_VERSION={}",
-        dep("VERSION").unwrap_or_default()
-    );
 }
 
 /// Binds `ngx_http_request_t` with our bindgen, for the bitfields that we touch.

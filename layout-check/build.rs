@@ -48,7 +48,6 @@ fn main() {
     // The module's script names its files from its own package's folder.
     env::set_current_dir("..").expect("the workspace");
     module::features();
-    module::version();
     module::request_bitfields();
 }
 

@@ -18,9 +18,6 @@ mod bound {
     include!(concat!(env!("OUT_DIR"), "/request.rs"));
 }
 
-/// The nginx that this library was built for, such as `nginx/1.28.3`.
-pub const NGINX_VERSION: &str = env!("NGINX_VERSION");
-
 /// Marks a request as logged already, so that `ngx_http_free_request` writes no access log line for it.
 ///
 /// # Safety

@@ -27,6 +27,7 @@ mod log;
 mod compat;
 mod conf;
 mod event;
+mod fault;
 mod guard;
 mod lookup;
 mod metrics;
@@ -54,7 +55,12 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     merge_loc_conf: Some(LocationConf::merge),
 };
 
-ngx::ngx_modules!(ngx_http_matrix_user_hash_module);
+/// The table by which nginx finds the module in the library (what nginx's build generates as `ngx_modules.c`).
+mod exported {
+    use super::ngx_http_matrix_user_hash_module;
+
+    ngx::ngx_modules!(ngx_http_matrix_user_hash_module);
+}
 
 /// What nginx looks for in the library.
 #[used]

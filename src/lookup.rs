@@ -92,6 +92,8 @@ struct Lookup {
     bytes: Vec<u8>,
     /// The user that an application service asks for.
     asked: Option<String>,
+    #[cfg(feature = "faults")]
+    agent: Option<Vec<u8>>,
     order: Option<Order>,
     report: Option<Report>,
     deadline: Option<Alarm>,
@@ -130,6 +132,8 @@ impl Lookup {
                 request: ptr::null_mut(),
                 bytes: question.bytes,
                 asked: question.asked,
+                #[cfg(feature = "faults")]
+                agent: question.agent,
                 order: Some(order),
                 report: None,
                 deadline: None,
@@ -151,16 +155,18 @@ impl Lookup {
         // addresses and its configuration are live; what is kept of them is copied, but for the listening socket and
         // the configuration, which belong to the cycle.
         unsafe {
-            let site = (*lookup).order.as_ref().map(|order| order.site);
             let deadline = (*lookup)
                 .order
                 .as_ref()
                 .map_or(0, |order| order.deadline.since(now()));
             Self::connect(lookup, client);
+            let log = (*lookup).log;
             let parent = ngx_http_create_request(&raw mut (*lookup).connection);
             if parent.is_null() {
                 return Err(Self::cancel(lookup));
             }
+            // It has put the default server's log there; the location's is the client's.
+            (*lookup).log = log;
             (*lookup).request = parent;
             // As ngx_http_v2_run_request: the request that the connection's events are for.
             (*lookup).connection.data = parent.cast();
@@ -181,9 +187,7 @@ impl Lookup {
             }
             log::debug!(
                 &raw mut (*lookup).log,
-                "matrix_user_hash: lookup, timeout {} ms, {}",
-                deadline,
-                site.is_some()
+                "matrix_user_hash: lookup, timeout {deadline} ms"
             );
             nginx_sys::ngx_http_run_posted_requests(&raw mut (*lookup).connection);
         }
@@ -372,6 +376,8 @@ impl Lookup {
 
     /// What a complete response says.
     fn judge(&mut self, response: &Response<'_>) -> Report {
+        #[cfg(feature = "faults")]
+        crate::fault::at(crate::fault::Place::Answer, self.agent.as_deref());
         question::judge(response, self.asked.as_deref())
     }
 }

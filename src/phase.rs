@@ -29,6 +29,7 @@ use ngx::http::HttpModuleLocationConf;
 
 use crate::Module;
 use crate::conf::{LocationConf, Pass};
+use crate::fault::{self, Place};
 use crate::guard;
 use crate::request::Request;
 use crate::status::Status;
@@ -183,6 +184,7 @@ fn run(request: Request) -> Option<ngx_int_t> {
 
 /// First contact: no allocation, no lock, no system call if the user is known.
 fn arrive(request: Request, site: &Site, local: &mut Local) -> Step {
+    fault::at(Place::Arrive, request.user_agent());
     let mut scratch = core::mem::take(&mut local.scratch);
     let step = match token::find(request.authorization(), request.args(), &mut scratch) {
         None => Step::Done(Found {
@@ -281,6 +283,7 @@ fn resume(request: Request, mut waiter: NonNull<Waiter>) -> Option<(Site, Step)>
     // SAFETY: the waiter of a live request lives until `Waiter::discard`, and nothing else refers to it now.
     let waiter = unsafe { waiter.as_mut() };
     let site = waiter.site;
+    fault::at(Place::Settle, request.user_agent());
     let (question, outcome) = (waiter.question, waiter.outcome.take()?);
     let step = site.zone.with_local(|local| {
         let mut scratch = core::mem::take(&mut local.scratch);

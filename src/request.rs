@@ -4,7 +4,6 @@
 //! where the fields of `ngx_http_request_t` are touched on behalf of the request's own life; what they return borrows
 //! nginx's buffers.
 
-use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 use core::slice;
 
@@ -62,18 +61,6 @@ impl Request {
     pub fn log(self) -> *mut ngx_log_t {
         // SAFETY: a connection with a request has a log.
         unsafe { (*self.connection()).log }
-    }
-
-    /// The configuration of our module at the location that nginx chose.
-    pub fn location_conf(self) -> *mut *mut c_void {
-        // SAFETY: live by construction.
-        unsafe { (*self.as_ptr()).loc_conf }
-    }
-
-    /// The main configurations of all modules.
-    pub fn main_conf(self) -> *mut *mut c_void {
-        // SAFETY: live by construction.
-        unsafe { (*self.as_ptr()).main_conf }
     }
 
     /// The value of the `Authorization` header. nginx itself refuses a request that has two
@@ -157,6 +144,15 @@ impl Request {
         }
     }
 
+    /// Ends [`Self::park`]: what happens to the request is its phases again (ngx_http_process_request).
+    pub fn unpark(self) {
+        // SAFETY: live by construction.
+        unsafe {
+            (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
+            (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_core_run_phases);
+        }
+    }
+
     /// Lets a parked request go on where it stopped. The request may be gone when this returns.
     pub fn resume(self) {
         let connection = self.connection();
@@ -165,8 +161,7 @@ impl Request {
             let context = (*(*connection).log).data.cast::<ngx_http_log_ctx_t>();
             (*context).current_request = self.as_ptr();
             nginx_sys::ngx_handle_read_event((*connection).read, 0);
-            (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
-            (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_core_run_phases);
+            self.unpark();
             nginx_sys::ngx_http_core_run_phases(self.as_ptr());
             nginx_sys::ngx_http_run_posted_requests(connection);
         }

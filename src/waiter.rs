@@ -136,6 +136,7 @@ impl Waiter {
                 (*waiter.as_ref().cleanup.as_ptr()).handler = None;
                 Self::free(waiter);
             }
+            request.unpark();
         }
     }
 

@@ -36,6 +36,8 @@ use crate::zone::{SharedZone, now};
 const LOG_EVERY: u64 = 60_000;
 /// The longest pause between polls, in milliseconds.
 const LONGEST_PAUSE: u64 = 20;
+/// By how much a lookup may land late: its alarm rings in its own time, and the event loop may be busy.
+const GRACE: u64 = 1000;
 /// Claims in one poll that find their word taken, before the rest must wait for the next.
 const COLLISIONS: usize = 64;
 
@@ -66,6 +68,8 @@ struct Flight {
     waiters: Vec<Option<NonNull<Waiter>>>,
     /// How many seats are taken.
     taken: usize,
+    /// When a lookup of ours has ended, if nothing went wrong with it.
+    until: Millis,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,9 +158,30 @@ impl Local {
         }
     }
 
+    /// A lookup that a panic has cut short never lands; nobody should wait for it for ever.
+    fn forget_if_lost(&mut self, key: &Key) {
+        let now = self.now();
+        let lost = |flight: &Flight| {
+            matches!(flight.stage, Stage::Leading(_)) && flight.until.plus(GRACE) < now
+        };
+        if self.flights.get(key).is_some_and(lost) {
+            self.land(key, Outcome::Verdict(Verdict::Failed(FailureKind::Timeout)));
+        }
+    }
+
     /// Whether the key's flight may begin now.
     fn begin(&mut self, site: &Site, question: &Question, deadline: Millis, waited: bool) -> Begun {
         let now = self.now();
+        let suspended = Begun::Landed(Outcome::Verdict(Verdict::Failed(FailureKind::Connect)));
+        if self
+            .zone
+            .breaker()
+            .open_for(now)
+            .is_some_and(|left| left > 0)
+        {
+            self.count(Counter::Suppressed);
+            return suspended;
+        }
         let asker = Asker {
             pid: self.pid,
             deadline,
@@ -186,7 +211,7 @@ impl Local {
         if self.zone.breaker().admit(now, deadline) == Admit::No {
             self.zone.flights().release(permit);
             self.count(Counter::Suppressed);
-            return Begun::Landed(Outcome::Verdict(Verdict::Failed(FailureKind::Connect)));
+            return suspended;
         }
         Begun::Lead(permit)
     }
@@ -217,6 +242,7 @@ impl Local {
         let question = waiter.question;
         let key = *question.key();
         let me = NonNull::from(&mut *waiter);
+        self.forget_if_lost(&key);
         if let Some(flight) = self.flights.get_mut(&key) {
             waiter.seat = Some(flight.waiters.len());
             flight.waiters.push(Some(me));
@@ -257,6 +283,7 @@ impl Local {
                 stage,
                 waiters: vec![Some(me)],
                 taken: 1,
+                until: waiter.deadline(),
             },
         );
         if stage == Stage::Following || stage == Stage::Turn {
@@ -366,6 +393,7 @@ impl Local {
         };
         if let Some(flight) = self.flights.get_mut(&key) {
             flight.stage = stage;
+            flight.until = deadline;
         }
         match stage {
             Stage::Following => self.following.push(key),
@@ -535,6 +563,7 @@ pub fn ask(request: Request, site: &Site, question: Question) -> bool {
 pub fn refresh(request: Request, site: &Site, question: Question) {
     let departure = site.zone.with_local(|local| {
         let key = *question.key();
+        local.forget_if_lost(&key);
         if local.flights.contains_key(&key) || local.refused.get(&key, local.now()).is_some() {
             return None;
         }
@@ -550,6 +579,7 @@ pub fn refresh(request: Request, site: &Site, question: Question) {
                 stage: Stage::Leading(None),
                 waiters: Vec::new(),
                 taken: 0,
+                until: deadline,
             },
         );
         Some(Departure {

@@ -273,7 +273,7 @@ impl Memory {
         // SAFETY: the pool is new: all of its free pages are in one row, so one allocation gets them. `pfree` counts
         // them. Zeroed or not does not matter, the zone is formatted next.
         unsafe {
-            let bytes = (*self.pool).pfree as usize * nginx_sys::ngx_pagesize;
+            let bytes = (*self.pool).pfree * nginx_sys::ngx_pagesize;
             let start = ngx_slab_alloc(self.pool, bytes).cast::<AtomicU64>();
             if start.is_null() {
                 return Err(format!("no {bytes} bytes in one piece"));

@@ -42,10 +42,11 @@ unsafe fn set(
 ) -> *mut c_char {
     // SAFETY: nginx's own setter, with nginx's own arguments.
     let result = unsafe { setter(cf, command, conf) };
+    if result == NGX_CONF_OK {
+        return result;
+    }
     // SAFETY: a complaint is a C string that lives for ever.
-    if result == NGX_CONF_OK
-        || result != NGX_CONF_ERROR && unsafe { CStr::from_ptr(result) } == c"is duplicate"
-    {
+    if result != NGX_CONF_ERROR && unsafe { CStr::from_ptr(result) } == c"is duplicate" {
         return result;
     }
     refuse(cf, wanted)

@@ -8,6 +8,7 @@ use matrix_user_hash_core::whoami::{
 
 use super::{Order, Report};
 use crate::conf::target::Target;
+use crate::fault::{self, Place};
 use crate::phase::{self, Question};
 use crate::request::Request;
 
@@ -17,10 +18,14 @@ pub struct Written {
     pub bytes: Vec<u8>,
     /// The user that an application service wants to be.
     pub asked: Option<String>,
+    /// Whose faults are asked for.
+    #[cfg(feature = "faults")]
+    pub agent: Option<Vec<u8>>,
 }
 
 /// Writes the whoami request for what `client` asks. Nothing if it does not ask that (any more).
 pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
+    fault::at(Place::Ask, client.user_agent());
     let indexes = phase::indexes(client);
     let (mut token_room, mut user_room, mut device_room) = (Vec::new(), Vec::new(), Vec::new());
     let token = token::find(client.authorization(), client.args(), &mut token_room)?;
@@ -45,7 +50,12 @@ pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written>
     };
     let mut bytes = Vec::with_capacity(request.len());
     request.write(&mut bytes);
-    Some(Written { bytes, asked })
+    Some(Written {
+        bytes,
+        asked,
+        #[cfg(feature = "faults")]
+        agent: client.user_agent().map(<[u8]>::to_vec),
+    })
 }
 
 /// The device that an application service names; the stable name first, as Synapse reads them.
