@@ -63,6 +63,9 @@ mod lists {
     include!(concat!(env!("OUT_DIR"), "/layout.rs"));
 }
 
+/// The nginx under test, such as `nginx/1.28.3`.
+const NGINX_VERSION: &str = env!("NGINX_VERSION");
+
 /// The first nginx whose request bitfields nginx-sys 0.5 places wrong (rust-bindgen 3384).
 const FIRST_WRONG: u32 = 1_029_003;
 
@@ -78,11 +81,11 @@ fn main() -> ExitCode {
     wrong.extend(nginx_sys_surprises());
 
     for line in &wrong {
-        eprintln!("{}: {line}", compat::NGINX_VERSION);
+        eprintln!("{}: {line}", NGINX_VERSION);
     }
     println!(
         "{}: {} sizes and offsets, {} bitfields compared with C, {} wrong",
-        compat::NGINX_VERSION,
+        NGINX_VERSION,
         lists::PLACES.len(),
         lists::BITS.len() + lists::REQUEST_BITS_OURS.len() + 1,
         wrong.len()
