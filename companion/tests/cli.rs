@@ -695,3 +695,51 @@ fn the_narrowest_pattern_says_what_a_worker_is_for() {
     ]);
     assert!(sync.contains("worker    sync_1"), "{sync}");
 }
+
+/// The blocks of a language in a page of docs/companion.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence)
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned() + "\n"))
+        .collect()
+}
+
+#[test]
+fn every_deployment_in_the_documentation_renders() {
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/companion");
+    let mut rendered = 0;
+    for (page, text) in files(&pages) {
+        for (i, toml) in blocks(&text, "toml").into_iter().enumerate() {
+            let name = format!("docs-{}-{i}", page.replace('.', "-"));
+            let file = folder(&name).join("deployment.toml");
+            // Synapse's files are not where the page says.
+            let here = tests().join("deployments/synapse").display().to_string();
+            std::fs::write(&file, toml.replace("/etc/matrix-synapse", &here)).unwrap();
+            let path = file.to_str().unwrap();
+            said(&["render", "-d", path, "--nginx-version", "1.28.3"]);
+            rendered += 1;
+        }
+    }
+    assert!(rendered >= 4, "{rendered}");
+}
+
+#[test]
+fn the_guide_shows_what_route_really_says() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/companion/guide.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let file = folder("guide").join("deployment.toml");
+    std::fs::write(&file, &blocks(&text, "toml")[0]).unwrap();
+    let answer = said(&[
+        "route",
+        "GET",
+        "/_matrix/client/v3/sync?since=s1",
+        "--user",
+        "@alice:example.org",
+        "-d",
+        file.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    assert_eq!(blocks(&text, "text")[0], answer);
+}
