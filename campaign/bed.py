@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/campaign"
+# nginx itself takes NGINX for the sockets of a binary upgrade (ngx_add_inherited_sockets).
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "NGINX"}
 PORTS = int(os.environ.get("CAMPAIGN_PORTS", "24000"))
 FRONT, WHOAMI, CONTROL, DEAD, SILENT = (PORTS + n for n in (0, 1, 2, 3, 4))
 
@@ -136,7 +138,8 @@ class Nginx:
         self.process = subprocess.Popen(
             [self.directory / "nginx", "-p", self.directory, "-e", self.directory / "error.log",
              "-c", self.directory / "nginx.conf", "-g", "daemon off;"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "stderr").open("w"))
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "stderr").open("w"),
+            env=ENVIRONMENT)
         wait_for(lambda: listens(FRONT) and len(self.workers()) == self.front.workers, 20,
                  f"nginx did not start: see {self.directory}/stderr")
 

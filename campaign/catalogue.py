@@ -1,10 +1,22 @@
 """All campaigns by name, in the order in which `all` runs them."""
 
-from . import single_flight
+from . import floods, kill, outage, single_flight, state
 
 
 def campaigns():
     runs = (
         single_flight.single_flight,
+        floods.capacity,
+        floods.eviction,
+        floods.refused_flood,
+        floods.appservice_flood,
+        outage.stale,
+        outage.overload,
+        outage.breaker,
+        outage.hold,
+        outage.connections,
+        state.state,
+        kill.kill,
+        floods.growth,
     )
     return {run.__name__.replace("_", "-"): run for run in runs}

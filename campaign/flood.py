@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def flood(mix, first, count, connections=64, watch=None, every=1.0):
     script = Path(__file__).with_name("flood.lua")
     process = subprocess.Popen(
         [wrk, "-t1", f"-c{connections}", "-d3600s", "--timeout", "30s", "-s", script, f"http://127.0.0.1:{FRONT}", "--",
-         mix, str(first), str(count)], stdout=subprocess.PIPE, text=True)
+         mix, str(first), str(count)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     over = threading.Event()
 
     def watching():
@@ -49,6 +50,8 @@ def flood(mix, first, count, connections=64, watch=None, every=1.0):
     if watch:
         watcher.start()
     try:
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
         out, _ = process.communicate()
     finally:
         over.set()

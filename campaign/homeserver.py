@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 
-from .bed import CONTROL, ROOT, WHOAMI, WORK, existing, listens, wait_for
+from .bed import CONTROL, ENVIRONMENT, ROOT, WHOAMI, WORK, existing, listens, wait_for
 
 
 class Whoami:
@@ -26,8 +26,8 @@ class Whoami:
 
     def __exit__(self, *_):
         self.socket.close()
-        self.process.stdin.close()
         self.process.terminate()
+        self.process.stdin.close()
         self.process.wait(10)
 
     def order(self, **order):
@@ -84,7 +84,7 @@ http {{
             self.CONFIGURATION.format(directory=directory, port=WHOAMI, workers=1, user=user))
         self.process = subprocess.Popen(
             [existing("NGINX", ROOT / "build/nginx"), "-p", directory, "-e", directory / "error.log", "-c",
-             directory / "nginx.conf", "-g", "daemon off;"], stdin=subprocess.DEVNULL)
+             directory / "nginx.conf", "-g", "daemon off;"], stdin=subprocess.DEVNULL, env=ENVIRONMENT)
         wait_for(lambda: listens(WHOAMI), 20, f"the nginx that stands in for whoami did not start: see {directory}")
         return self
 
