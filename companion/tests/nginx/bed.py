@@ -28,6 +28,15 @@ os.environ.pop("NGINX", None)
 FIXED = Path("/tmp/synapse-companion-test")
 
 
+# What the checks of one file share, each with a function that ends it.
+SHARED = []
+
+
+def end_shared():
+    while SHARED:
+        SHARED.pop()()
+
+
 def companion(*args, expect=0):
     """Runs the companion; returns what it wrote to standard output and to standard error."""
     done = subprocess.run([COMPANION, *map(str, args)], capture_output=True, text=True, check=False)

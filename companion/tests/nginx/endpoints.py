@@ -109,13 +109,19 @@ def group_of(worker):
 
 @lru_cache
 def all_workers():
-    """Workers of the deployment `everything`, started once."""
+    """Workers of the deployment `everything`, started once for the checks of a file."""
     text = (bed.TESTS / "deployments" / "everything.toml").read_text()
     workers = bed.Workers()
     workers.start("main", port=20108)
     workers.start("main_federation", port=20109)
     for name, port in re.findall(r'name = "(\w+)"\ntype = .*\nhost = .*\nport = (\d+)', text):
         workers.start(name, port=int(port))
+
+    def end():
+        workers.stop_all()
+        all_workers.cache_clear()
+
+    bed.SHARED.append(end)
     return workers
 
 

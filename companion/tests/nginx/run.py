@@ -13,6 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bed  # noqa: E402 - it stands beside this file
+
 MODULES = ["goldens", "hashes", "endpoints", "edge", "moving", "privileges", "real"]
 
 
@@ -33,6 +35,7 @@ def main():
             except Exception:  # a check that broke is a check that failed
                 failed += 1
                 print(f"FAILED  {title}\n{traceback.format_exc()}", flush=True)
+        bed.end_shared()
     print(f"companion: {passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 
