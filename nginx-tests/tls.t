@@ -89,13 +89,15 @@ my $locations = join '', map { <<"." } sort keys %port;
         }
 .
 my $nginx = MatrixUserHash::Instance->start(http => $homeservers . <<"..", server => $locations . <<"...");
+    upstream nameless { server 127.0.0.1:$port{good}; }
+    upstream old { server 127.0.0.1:$port{good}; }
     upstream kept { server 127.0.0.1:$port{good}; keepalive 4; }
     upstream matrix.example.org { server 127.0.0.1:$port{good}; }
 ..
         location /by-name { matrix_user_hash https://matrix.example.org; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
-        location /no-sni { matrix_user_hash https://good.example; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_server_name off; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
+        location /no-sni { matrix_user_hash https://nameless; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_server_name off; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
         location /kept { matrix_user_hash https://kept; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
-        location /tls12 { matrix_user_hash https://good.example; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_protocols TLSv1.2; matrix_user_hash_ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
+        location /tls12 { matrix_user_hash https://old; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_protocols TLSv1.2; matrix_user_hash_ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
         location /plain { matrix_user_hash http://127.0.0.1:$port{good}; proxy_pass http://sync_workers; }
 ...
 my $port = $nginx->port;

@@ -23,7 +23,6 @@ use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleMainConf};
 
 use crate::conf::{Invalid, pool};
-use crate::event::Alarm;
 use crate::log;
 use crate::worker::Local;
 use crate::{Module, guard};
@@ -75,8 +74,6 @@ pub struct SharedZone {
     life: Cell<Life>,
     /// What this worker process keeps beside the shared memory.
     local: RefCell<Option<Local>>,
-    /// Rings when it is to be saved, in the worker that does so.
-    saver: RefCell<Option<Alarm>>,
 }
 
 /// The moment that nginx's event loop has read for this turn.
@@ -104,7 +101,6 @@ impl SharedZone {
             state: settings.state,
             life: Cell::new(Life::Configured),
             local: RefCell::new(None),
-            saver: RefCell::new(None),
         };
         // SAFETY: the zone and its name live in the cycle's pool, as long as nginx's own structure.
         unsafe {
@@ -146,18 +142,6 @@ impl SharedZone {
         let zone = self.ready()?;
         let mut local = self.local.try_borrow_mut().ok()?;
         Some(body(local.get_or_insert_with(|| Local::new(self, zone))))
-    }
-
-    /// Keeps the alarm by which this worker saves the zone.
-    pub fn set_saver(&self, alarm: Alarm) {
-        self.saver.replace(Some(alarm));
-    }
-
-    /// Uses that alarm, if this worker has it.
-    pub fn with_saver(&self, body: impl FnOnce(&Alarm)) {
-        if let Some(alarm) = &*self.saver.borrow() {
-            body(alarm);
-        }
     }
 
     /// Gives the zone its memory.
@@ -231,16 +215,11 @@ impl SharedZone {
         }
     }
 
-    /// Writes the state file, if the zone has one.
-    ///
-    /// # Errors
-    ///
-    /// What the system said.
-    pub fn save(&self) -> std::io::Result<()> {
-        let (Some(path), Some(zone)) = (&self.state, self.ready()) else {
-            return Ok(());
-        };
-        state::write_atomically(path, &state::encode(&zone, now(), unix_seconds()))
+    /// What writes the state file, if the zone has one; it may run in any thread.
+    pub fn save_job(&self) -> Option<impl FnOnce() -> std::io::Result<()> + Send + 'static> {
+        let (path, zone) = (self.state.clone()?, self.ready()?);
+        let (now, unix_seconds) = (now(), unix_seconds());
+        Some(move || state::write_atomically(&path, &state::encode(&zone, now, unix_seconds)))
     }
 }
 
