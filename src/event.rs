@@ -101,12 +101,6 @@ impl Alarm {
         }
     }
 
-    /// Whether it is set to ring at a time.
-    pub fn is_set(&self) -> bool {
-        // SAFETY: the event lives until `drop`.
-        unsafe { (*self.event()).timer_set() != 0 }
-    }
-
     /// Rings once more in this turn of the event loop, after the callbacks that are running.
     pub fn post(&self) {
         // SAFETY: the event lives until `drop`, which takes it out of the queue.
