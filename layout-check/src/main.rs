@@ -56,7 +56,8 @@ struct Bit {
 
 #[allow(
     clippy::undocumented_unsafe_blocks,
-    reason = "generated; Bit::differs says why"
+    clippy::cast_lossless,
+    reason = "generated; Bit::differs says why it is safe, and a bitfield may have any integer's type"
 )]
 mod lists {
     use super::{Bit, Place, bound, c_uint, c_void, offset_of};
