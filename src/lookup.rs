@@ -16,6 +16,7 @@ use core::mem;
 use core::ptr::{self, NonNull};
 use std::time::Instant;
 
+use matrix_user_hash_core::breaker::Admit;
 use matrix_user_hash_core::flight::Permit;
 use matrix_user_hash_core::notice::Notice;
 use matrix_user_hash_core::time::Millis;
@@ -52,6 +53,8 @@ pub struct Order {
     pub question: Question,
     /// The right to ask it.
     pub permit: Permit,
+    /// Whether it finds out if a homeserver that failed is back, or is one of many.
+    pub admitted: Admit,
     /// When it is given up.
     pub deadline: Millis,
     /// When it was ordered.

@@ -85,9 +85,9 @@ impl<'m> Breaker<'m> {
         State::from_bits(self.word.swap(0, Ordering::Relaxed)).state != CLOSED
     }
 
-    /// A lookup failed in a way that no client can provoke. `seed` varies the times: the process id will do.
-    /// True if the breaker opened now.
-    pub fn failure(&self, now: Millis, seed: u64) -> bool {
+    /// A lookup that was `admitted` so failed in a way that no client can provoke. `seed` varies the times: the process id
+    /// will do. True if the breaker opened now.
+    pub fn failure(&self, admitted: Admit, now: Millis, seed: u64) -> bool {
         loop {
             let seen = State::from_bits(self.word.load(Ordering::Relaxed));
             let next = match seen.state {
@@ -96,8 +96,10 @@ impl<'m> Breaker<'m> {
                     ..seen
                 },
                 CLOSED => State::open(0, now, seed),
-                PROBING => State::open((seen.count + 1).min(MOST_DOUBLINGS), now, seed),
-                // Sent before it opened: nothing new.
+                PROBING if admitted == Admit::Probe => {
+                    State::open((seen.count + 1).min(MOST_DOUBLINGS), now, seed)
+                }
+                // Sent before it opened: nothing new, and nothing of a probe that is still on its way.
                 _ => return false,
             };
             if self.swap(seen, next) {
@@ -175,10 +177,10 @@ mod tests {
 
     fn open(breaker: &Breaker<'_>, now: Millis) {
         for _ in 1..FAILURES {
-            assert!(!breaker.failure(now, PID));
+            assert!(!breaker.failure(Admit::Yes, now, PID));
             assert_eq!(breaker.admit(now, now.plus(2_000)), Admit::Yes);
         }
-        assert!(breaker.failure(now, PID));
+        assert!(breaker.failure(Admit::Yes, now, PID));
     }
 
     #[test]
@@ -187,7 +189,7 @@ mod tests {
         let breaker = Breaker::new(&word);
         let now = Millis::new(9_000_000);
         for _ in 1..FAILURES {
-            breaker.failure(now, PID);
+            breaker.failure(Admit::Yes, now, PID);
         }
         assert!(!breaker.success());
         open(&breaker, now);
@@ -223,7 +225,7 @@ mod tests {
             );
             now = now.plus(wait);
             assert_eq!(breaker.admit(now, now.plus(100)), Admit::Probe);
-            assert!(breaker.failure(now.plus(50), PID));
+            assert!(breaker.failure(Admit::Probe, now.plus(50), PID));
             now = now.plus(50);
             plain = (plain * 2).min(LONGEST);
         }
@@ -236,8 +238,28 @@ mod tests {
         let now = Millis::new(5_000);
         open(&breaker, now);
         let wait = breaker.open_for(now);
-        assert!(!breaker.failure(now.plus(1), PID));
+        assert!(!breaker.failure(Admit::Yes, now.plus(1), PID));
         assert_eq!(breaker.open_for(now), wait);
+    }
+
+    #[test]
+    fn lookups_sent_before_it_opened_say_nothing_of_the_probe() {
+        let word = AtomicU64::new(0);
+        let breaker = Breaker::new(&word);
+        open(&breaker, Millis::new(1_000));
+        let later = Millis::new(1_000 + SHORTEST * 5 / 4);
+        let over = later.plus(2_000);
+        assert_eq!(breaker.admit(later, over), Admit::Probe);
+        assert!(!breaker.failure(Admit::Yes, later.plus(10), PID));
+        // The probe is still the only one, and it is its failure that doubles the time.
+        assert_eq!(breaker.open_for(later), Some(2_000));
+        assert_eq!(breaker.admit(later.plus(20), over), Admit::No);
+        assert!(breaker.failure(Admit::Probe, over, PID));
+        assert!(
+            breaker
+                .open_for(over)
+                .is_some_and(|wait| wait > SHORTEST * 5 / 4)
+        );
     }
 
     #[test]
@@ -246,7 +268,7 @@ mod tests {
             let word = AtomicU64::new(0);
             let breaker = Breaker::new(&word);
             for _ in 0..FAILURES {
-                breaker.failure(Millis::new(77_000), pid);
+                breaker.failure(Admit::Yes, Millis::new(77_000), pid);
             }
             breaker.open_for(Millis::new(77_000))
         });

@@ -59,7 +59,7 @@ pub(super) struct Departure {
 
 /// How a flight may begin.
 enum Begun {
-    Lead(Permit),
+    Lead(Permit, Admit),
     Wait(Stage),
     Landed(Outcome),
 }
@@ -103,7 +103,7 @@ impl Local {
         }
     }
 
-    /// Whether the key's flight may begin now.
+    /// Whether the key's flight may begin now, with a lookup that is given up at `deadline`.
     fn begin(&mut self, site: &Site, question: &Question, deadline: Millis, waited: bool) -> Begun {
         let now = self.now();
         let suspended = Begun::Landed(Outcome::Verdict(Verdict::Failed(FailureKind::Connect)));
@@ -116,9 +116,11 @@ impl Local {
             self.count(Counter::Suppressed);
             return suspended;
         }
+        // Nobody else asks before it has been told how this went: it may land late, and is still the only one then.
+        let over = deadline.plus(GRACE);
         let asker = Asker {
             pid: self.pid,
-            deadline,
+            deadline: over,
             max_lookups: site.conf.most_lookups(),
             waited,
         };
@@ -142,12 +144,13 @@ impl Local {
             self.zone.flights().release(permit);
             return Begun::Landed(outcome);
         }
-        if self.zone.breaker().admit(now, deadline) == Admit::No {
+        let admitted = self.zone.breaker().admit(now, over);
+        if admitted == Admit::No {
             self.zone.flights().release(permit);
             self.count(Counter::Suppressed);
             return suspended;
         }
-        Begun::Lead(permit)
+        Begun::Lead(permit, admitted)
     }
 
     /// What another worker's lookup has left in the table.
@@ -189,8 +192,9 @@ impl Local {
                 waiter.deliver(outcome);
                 return None;
             }
-            Begun::Lead(permit) => {
-                let order = self.order(&waiter.site, question, permit, waiter.deadline());
+            Begun::Lead(permit, admitted) => {
+                let until = waiter.deadline();
+                let order = self.order(&waiter.site, question, (permit, admitted), until);
                 (
                     Stage::Leading(Some(0)),
                     Some(Departure {
@@ -240,7 +244,7 @@ impl Local {
             return None;
         }
         let deadline = self.now().plus(site.conf.hold());
-        let Begun::Lead(permit) = self.begin(site, &question, deadline, false) else {
+        let Begun::Lead(permit, admitted) = self.begin(site, &question, deadline, false) else {
             return None;
         };
         self.count(Counter::Refreshes);
@@ -256,16 +260,23 @@ impl Local {
         );
         Some(Departure {
             request,
-            order: self.order(site, question, permit, deadline),
+            order: self.order(site, question, (permit, admitted), deadline),
         })
     }
 
-    fn order(&self, site: &Site, question: Question, permit: Permit, deadline: Millis) -> Order {
+    fn order(
+        &self,
+        site: &Site,
+        question: Question,
+        (permit, admitted): (Permit, Admit),
+        deadline: Millis,
+    ) -> Order {
         self.count(Counter::Lookups);
         Order {
             site: *site,
             question,
             permit,
+            admitted,
             deadline,
             sent: Instant::now(),
         }
@@ -348,8 +359,8 @@ impl Local {
                 self.land(&key, outcome);
                 return None;
             }
-            Begun::Lead(permit) => {
-                let order = self.order(&waiter.site, question, permit, deadline);
+            Begun::Lead(permit, admitted) => {
+                let order = self.order(&waiter.site, question, (permit, admitted), deadline);
                 departures.push(Departure {
                     request: waiter.request,
                     order,

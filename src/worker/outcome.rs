@@ -1,5 +1,6 @@
 //! How a lookup of ours ended: noted in the zone, in the figures and in the log, and told to those who wait.
 
+use matrix_user_hash_core::breaker::Admit;
 use matrix_user_hash_core::flight::Outcome as Ended;
 use matrix_user_hash_core::key::Key;
 use matrix_user_hash_core::metrics::Counter;
@@ -49,7 +50,7 @@ impl Local {
                 )
             }
         };
-        self.heed(report, now);
+        self.heed(report, order.admitted, now);
         self.remember(&order.site, &key, outcome);
         self.zone.flights().finish(order.permit, ended, now);
         self.land(&key, outcome);
@@ -75,11 +76,12 @@ impl Local {
     }
 
     /// Lets the breaker know of what no client can bring about.
-    fn heed(&self, report: &Report, now: Millis) {
+    fn heed(&self, report: &Report, admitted: Admit, now: Millis) {
         let breaker = self.zone.breaker();
+        let seed = u64::from(self.pid);
         match report {
             Report::Failed(FailureKind::Connect | FailureKind::Timeout) => {
-                if breaker.failure(now, u64::from(self.pid)) && self.is_due(Notice::Suspended) {
+                if breaker.failure(admitted, now, seed) && self.is_due(Notice::Suspended) {
                     log::error!(
                         log::cycle_log(),
                         "matrix_user_hash: whoami fails repeatedly, zone \"{}\" asks less often until it answers",
