@@ -92,6 +92,7 @@ http {{
             {content}
         }}
         location = /figures {{ matrix_user_hash_metrics; }}
+        location = /prometheus {{ matrix_user_hash_metrics prometheus; }}
     }}
 }}
 """
@@ -135,23 +136,32 @@ class Nginx:
 
     def start(self):
         self.configure()
-        self.process = subprocess.Popen(
-            [self.directory / "nginx", "-p", self.directory, "-e", self.directory / "error.log",
-             "-c", self.directory / "nginx.conf", "-g", "daemon off;"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "stderr").open("w"),
-            env=ENVIRONMENT)
+        # One that was killed has left it behind.
+        (self.directory / "nginx.pid").unlink(missing_ok=True)
+        # As a daemon, like everybody's: a master in the foreground refuses to be upgraded (ngx_signal_handler).
+        stderr = self.directory / "stderr"
+        with stderr.open("w") as errors:
+            status = subprocess.call(
+                [self.directory / "nginx", "-p", self.directory, "-e", self.directory / "error.log",
+                 "-c", self.directory / "nginx.conf"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=ENVIRONMENT)
+        if status:
+            raise CampaignError(f"nginx did not start: {stderr.read_text().strip()}")
+        wait_for(lambda: self.master(), 20, f"no {self.directory}/nginx.pid")
+        self.process = Process(self.master())
         wait_for(lambda: listens(FRONT) and len(self.workers()) == self.front.workers, 20,
-                 f"nginx did not start: see {self.directory}/stderr")
+                 f"nginx did not start: see {self.directory}/error.log")
 
     def master(self):
         """Of the newest generation: after a binary upgrade it is not the process that we started."""
         try:
             return int((self.directory / "nginx.pid").read_text())
         except (FileNotFoundError, ValueError):
-            return self.process.pid
+            return None
 
-    def workers(self, master=None):
-        return [pid for pid in children(master or self.master()) if "worker" in title(pid) and "shutting" not in title(pid)]
+    def workers(self):
+        master = self.master()
+        return [pid for pid in children(master) if "worker" in title(pid) and "shutting" not in title(pid)] if master else []
 
     def send(self, number):
         os.kill(self.master(), number)
@@ -160,7 +170,19 @@ class Nginx:
         before = set(self.workers())
         self.configure(front)
         self.send(signal.SIGHUP)
-        wait_for(lambda: len(set(self.workers()) - before) == self.front.workers, 20, "nginx did not reload: see error.log")
+        # The old ones share the sockets with the new until they are gone, and close a connection that has not asked yet.
+        wait_for(lambda: len(set(self.workers()) - before) == self.front.workers and not before & set(children(self.master())),
+                 20, "nginx did not reload: see error.log")
+
+    def upgrade(self):
+        """USR2 to the old master, QUIT when the new one has its workers."""
+        old, process = self.master(), self.process
+        os.kill(old, signal.SIGUSR2)
+        wait_for(lambda: self.master() not in (None, old) and len(self.workers()) == self.front.workers, 20,
+                 "the new binary did not start: see error.log")
+        os.kill(old, signal.SIGQUIT)
+        process.wait(30)
+        self.process = Process(self.master())
 
     def stop(self, number=signal.SIGQUIT):
         """Ends it in an orderly way, and waits until it has."""
@@ -169,15 +191,12 @@ class Nginx:
 
     def kill(self):
         """Ends master and workers at once, as an out-of-memory killer or a power cut would."""
-        masters = {self.master(), self.process.pid}
-        doomed = {pid for master in masters for pid in children(master)} | masters
-        for pid in sorted(doomed):
-            if str(self.directory) in title(pid) or "nginx" in title(pid):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        self.process.wait(10)
+        # By the binary, which is this campaign's own copy: workers may have outlived their master.
+        for pid in running(self.directory / "nginx"):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         wait_for(lambda: not listens(FRONT), 10, f"something else listens on port {FRONT}")
 
     def figures(self):
@@ -207,6 +226,22 @@ class Nginx:
                 except OSError:
                     continue
         return None
+
+
+class Process:
+    """A process that is not our child."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def wait(self, seconds):
+        def gone():
+            try:
+                return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            except OSError:
+                return True
+
+        wait_for(gone, seconds, f"process {self.pid} does not end")
 
 
 def existing(variable, default):
@@ -240,6 +275,19 @@ def children(pid):
             continue
         if int(fields[1]) == pid and fields[0] != "Z":
             found.append(int(directory.name))
+    return found
+
+
+def running(binary):
+    """Processes that run that file."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        try:
+            # A file that was replaced meanwhile is said to be deleted.
+            if os.readlink(link).removesuffix(" (deleted)") == str(binary):
+                found.append(int(link.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
     return found
 
 

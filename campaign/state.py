@@ -4,11 +4,13 @@ import asyncio
 import grp
 import os
 import pwd
+import shutil
 import signal
 import struct
 import time
 from dataclasses import replace
 
+from . import variant
 from .bed import Front, Nginx, wait_for
 from .client import Clients
 from .homeserver import Whoami
@@ -49,6 +51,7 @@ class Restarts:
         self.full_restarts()
         self.reloads()
         self.upgrade()
+        self.other_layout()
         self.interval_and_crash()
         self.bad_files()
         self.report.equal("lines of [crit], [alert] and [emerg]", 0,
@@ -97,13 +100,31 @@ class Restarts:
         # Started from what was saved: at the last interval, or by a restart just before.
         nginx.stop()
         nginx.start()
-        old, process = nginx.master(), nginx.process
-        os.kill(old, signal.SIGUSR2)
-        wait_for(lambda: nginx.master() != old and len(nginx.workers()) == nginx.front.workers, 20, "the new binary did not start")
-        os.kill(old, signal.SIGQUIT)
-        process.wait(30)
-        nginx.process = Adopted(nginx.master())
+        nginx.upgrade()
         self.all_known("binary upgrade (USR2, QUIT)")
+
+    def other_layout(self):
+        """To a module with other structures, another layout of the zone and another version of the file, and back."""
+        nginx, report, own = self.nginx, self.report, self.nginx.module
+        other = nginx.directory / "other-layout.so"
+        shutil.copy2(variant.module("other-layout"), other)
+        for what, change in (("binary upgrade", nginx.upgrade), ("reload", nginx.reload)):
+            for module, words in ((other, "to a module with another layout"), (own, "and back")):
+                nginx.module = module
+                nginx.configure()
+                change()
+                entries = nginx.figures()["entries"]
+                answers, asked = self.ask()
+                right = sum(a.right and a.status in ("HIT", "MISS") for a in answers)
+                report.check(f"{what} {words}: starts clean, and every user is found anew",
+                             f"{entries} entries; {right:,} of {len(self.known):,}, {asked:,} whoami calls",
+                             entries == 0 and right == asked == len(self.known))
+                self.save()
+
+    def save(self):
+        """A full restart, for the file."""
+        self.nginx.stop()
+        self.nginx.start()
 
     def interval_and_crash(self):
         """SIGKILL of master and workers at once: what the last interval saved is there."""
@@ -141,19 +162,3 @@ class Restarts:
             self.report.check(f"{what} file: one warning, an empty cache", f"{len(warnings)} ({said}), {entries} entries",
                               clear and entries == 0)
             self.nginx.stop()
-
-
-class Adopted:
-    """A process that is not our child: the master that the old one has started."""
-
-    def __init__(self, pid):
-        self.pid = pid
-
-    def wait(self, seconds):
-        def gone():
-            try:
-                return open(f"/proc/{self.pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
-            except OSError:
-                return True
-
-        wait_for(gone, seconds, f"process {self.pid} does not end")

@@ -35,6 +35,10 @@ use valid::Valid;
 
 /// What belongs to a whole cycle.
 pub struct MainConf {
+    /// What another version might have before all else.
+    #[cfg(feature = "other-layout")]
+    #[expect(dead_code, reason = "it only moves the rest")]
+    other: [u64; 64],
     /// The zones, in the order in which they were declared.
     pub zones: Vec<&'static SharedZone>,
     /// Every `matrix_user_hash URL`, to be checked once all of the configuration is known.
@@ -240,6 +244,8 @@ impl MainConf {
     /// `cf` is the configuration that nginx is reading.
     pub unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
         let conf = Self {
+            #[cfg(feature = "other-layout")]
+            other: [u64::MAX; 64],
             zones: Vec::new(),
             targets: Vec::new(),
             locations: Vec::new(),

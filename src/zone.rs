@@ -20,7 +20,7 @@ use nginx_sys::{
     ngx_str_t,
 };
 use ngx::core::Status;
-use ngx::http::{HttpModule, HttpModuleMainConf};
+use ngx::http::HttpModule;
 
 use crate::conf::{Invalid, pool};
 use crate::log;
@@ -284,15 +284,31 @@ unsafe extern "C" fn init(shared: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx
     })
 }
 
-/// The zone of that name in the cycle that runs while a new one is made.
+/// The zone of that name in the cycle that runs while a new one is made, if this very library made it. A reload may name
+/// another file of the module: its structures are another library's, and nothing of them can be read.
 fn previous(name: &str) -> Option<&'static SharedZone> {
-    // SAFETY: while a cycle is made, `ngx_cycle` is the old one (ngx_init_cycle), with its zones still mapped; at
-    // start it is a stub without a configuration.
-    let cycle = unsafe { nginx_sys::ngx_cycle.as_ref()? };
-    if cycle.conf_ctx.is_null() {
-        return None;
+    // SAFETY: while a cycle is made, `ngx_cycle` is the old one (ngx_init_cycle), with its zones still mapped; at start it is
+    // a stub without a configuration. A zone with our tag was declared by `SharedZone::declare`, whose `data` it keeps.
+    unsafe {
+        let cycle = nginx_sys::ngx_cycle.as_ref()?;
+        if cycle.conf_ctx.is_null() {
+            return None;
+        }
+        let tag = ptr::from_ref(Module::module()).cast_mut().cast();
+        let mut part = Some(&cycle.shared_memory.part);
+        while let Some(zones) = part {
+            let elements = zones.elts.cast::<ngx_shm_zone_t>();
+            let ours = (0..zones.nelts)
+                .map(|n| &*elements.add(n))
+                .filter(|shared| shared.tag == tag)
+                .map(|shared| &*shared.data.cast::<SharedZone>());
+            if let Some(zone) = ours.into_iter().find(|zone| zone.name == name) {
+                return Some(zone);
+            }
+            part = zones.next.as_ref();
+        }
+        None
     }
-    Module::main_conf(cycle)?.zone(name)
 }
 
 fn random_secret() -> Result<Secret, String> {

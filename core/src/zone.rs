@@ -26,7 +26,9 @@ use crate::time::Millis;
 /// "MUserHsh", and not what another program leaves in memory.
 const MAGIC: u64 = u64::from_be_bytes(*b"MUserHsh");
 /// Goes up whenever a word changes its meaning: then a binary upgrade starts with an empty zone.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = if OTHER { 2 } else { 1 };
+/// Whether this build is to be another version's.
+const OTHER: bool = cfg!(feature = "other-layout");
 
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 1;
@@ -36,7 +38,7 @@ const CREATED_AT: usize = 5;
 const CLOCK_AT: usize = 8;
 const BREAKER_AT: usize = 16;
 const NOTICES_AT: usize = 24;
-const FLIGHTS_AT: usize = NOTICES_AT + NOTICE_WORDS;
+const FLIGHTS_AT: usize = NOTICES_AT + NOTICE_WORDS + if OTHER { 64 } else { 0 };
 
 /// How a stretch of memory is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
