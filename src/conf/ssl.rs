@@ -2,6 +2,8 @@
 
 use core::ffi::{c_char, c_void};
 use core::{mem, ptr};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nginx_sys::{
@@ -16,6 +18,7 @@ use ngx::ngx_string;
 
 use super::slot::{self, UNSET};
 use super::{ANYWHERE, Invalid, LocationConf, args, command};
+use crate::request::bytes;
 
 /// The directives.
 pub const COMMANDS: [ngx_command_t; 6] = [
@@ -57,11 +60,12 @@ pub const COMMANDS: [ngx_command_t; 6] = [
     ),
 ];
 
-/// Where systems keep the certificates of the authorities that they trust: Debian and Alpine, Red Hat, the BSDs.
-const SYSTEM_AUTHORITIES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
+/// Where systems keep the certificates of the authorities that they trust: Debian and Alpine, Red Hat, the BSDs. With the
+/// NUL that OpenSSL looks for: it is given the name without its length.
+const SYSTEM_AUTHORITIES: [ngx_str_t; 3] = [
+    ngx_string!("/etc/ssl/certs/ca-certificates.crt"),
+    ngx_string!("/etc/pki/tls/certs/ca-bundle.crt"),
+    ngx_string!("/etc/ssl/cert.pem"),
 ];
 
 /// nginx's own default (`proxy_ssl_verify_depth`).
@@ -184,14 +188,11 @@ impl Settings {
         if self.trusted_certificate.len > 0 {
             return Ok(self.trusted_certificate);
         }
-        match SYSTEM_AUTHORITIES
-            .into_iter()
-            .find(|file| Path::new(file).is_file())
-        {
-            Some(file) => Ok(ngx_str_t {
-                len: file.len(),
-                data: file.as_ptr().cast_mut(),
-            }),
+        // SAFETY: the names are static.
+        let is_file =
+            |name: &ngx_str_t| Path::new(OsStr::from_bytes(unsafe { bytes(name) })).is_file();
+        match SYSTEM_AUTHORITIES.into_iter().find(is_file) {
+            Some(name) => Ok(name),
             None => {
                 emerg!(
                     cf,
