@@ -49,7 +49,7 @@ pub(crate) fn request_bitfields() {
                 .map(str::to_owned),
         )
         .allowlist_type("ngx_http_request_s")
-        .allowlist_var("ngx_stat_requests")
+        .allowlist_var("ngx_stat_(requests|reading)")
         .layout_tests(false)
         .derive_debug(false)
         .use_core()

@@ -76,12 +76,20 @@ my @wrong = (
     ['a next upstream timeout that is none', '', 'matrix_user_hash_next_upstream_timeout x;', 'x', qr/time/],
     ['an address to bind to that is none', '', 'matrix_user_hash_bind here;', 'here', qr/address/],
     ['socket_keepalive that is neither', '', 'matrix_user_hash_socket_keepalive yes;', 'yes', qr/on.*off/],
+    ['two addresses to bind to', '', 'matrix_user_hash_bind 127.0.0.1 bogus;', 'bogus', qr/address|bogus/],
+    ['a timeout of more than a flight can be held for', '', 'matrix_user_hash_timeout 1h;', '1h', qr/15m/],
+    ['a connect timeout of 0', '', 'matrix_user_hash_connect_timeout 0;', '0', qr/more than 0/],
+    ['two zones in one file', 'matrix_user_hash_zone a:1m state=/tmp/a.state; matrix_user_hash_zone b:1m state=/tmp/a.state;', '', '"a"', qr/state file/],
+    ['a port of a group', 'upstream grouped { server 127.0.0.1:8008; }', 'matrix_user_hash http://grouped:81;', '81', qr/may not have port/],
+    ['a certificate that does not exist', '', 'matrix_user_hash https://synapse; matrix_user_hash_ssl_trusted_certificate /no/such.pem;', '/no/such.pem', qr/No such file/],
+    ['ciphers that do not exist', '', 'matrix_user_hash https://synapse; matrix_user_hash_ssl_ciphers NOPE;', 'NOPE', qr/cipher/],
     ['a directive that does not exist', '', 'matrix_user_hash_retries 3;', undef, qr/unknown directive/],
 );
 
 my @good = (
     ['one line', '', 'matrix_user_hash http://synapse;'],
     ['off', '', 'matrix_user_hash off;'],
+    ['arguments alone', '', 'matrix_user_hash http://synapse?via=nginx;'],
     ['a path', '', 'matrix_user_hash http://synapse/_matrix/client/r0/account/whoami;'],
     ['an address and a port', '', 'matrix_user_hash http://127.0.0.1:8008;'],
     ['an IPv6 address', '', 'matrix_user_hash http://[::1]:8008;'],

@@ -141,4 +141,24 @@ sub holds_connection_to {
 }
 
 unlike($nginx->error_log, qr/panick/, 'nothing panicked');
+$nginx->stop;
+
+{
+    # Who comes first goes first, also when a lookup ends while somebody else arrives.
+    my $single = MatrixUserHash::Instance->start(http => <<'.', server => <<'..');
+    matrix_user_hash_zone line:1m;
+    matrix_user_hash_timeout 10s;
+.
+        location / { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=line; matrix_user_hash_max_lookups 1; proxy_pass http://sync_workers; }
+..
+    whoami_reset();
+    whoami_set(delay => 0.02);
+    my @tokens = map { token("dave/line$_") } 1 .. 60;
+    my @socks  = map { my $s = connect_to($single->port); syswrite $s, bearer('/', $_); sleep 0.004; $s } @tokens;
+    my @got    = map { read_answer($_) } @socks;
+    whoami_set(delay => 0);
+    is(statuses(@got)->{MISS}, 60, 'sixty requests that come faster than one lookup at a time can go');
+    is_deeply([map { $_->{token} } whoami_log()], \@tokens, '… are looked up in the order in which they came');
+}
+
 done_testing();

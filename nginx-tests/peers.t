@@ -18,12 +18,16 @@ my $nginx = MatrixUserHash::Instance->start(http => <<'.', server => <<'..');
     upstream forgiving { server $TEST_NGINX_DEAD max_fails=0; server $TEST_NGINX_WHOAMI max_fails=0; }
     upstream shared { zone shared 256k; server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI2 max_fails=1 fail_timeout=60s; }
     upstream kept { server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI2 max_fails=1 fail_timeout=60s; keepalive 4; }
+    upstream patient { server $TEST_NGINX_WHOAMI max_fails=1 fail_timeout=60s; server $TEST_NGINX_WHOAMI2 backup; }
+    upstream picky { server $TEST_NGINX_WHOAMI max_fails=0; server $TEST_NGINX_WHOAMI2 backup; }
     matrix_user_hash_read_timeout 300ms;
 .
         location /both { matrix_user_hash http://both/as-token/whoami; proxy_pass http://sync_workers; }
         location /half { matrix_user_hash http://half; proxy_pass http://sync_workers; }
         location /forgiving { matrix_user_hash http://forgiving; proxy_pass http://sync_workers; }
         location /shared { matrix_user_hash http://shared/as-token/whoami; proxy_pass http://sync_workers; }
+        location /patient { matrix_user_hash http://patient; matrix_user_hash_read_timeout 5s; matrix_user_hash_timeout 600ms; proxy_pass http://sync_workers; }
+        location /picky { matrix_user_hash http://picky/as-token/whoami; matrix_user_hash_next_upstream http_503 timeout; proxy_pass http://sync_workers; }
         location /kept { matrix_user_hash http://kept/as-token/whoami; proxy_pass http://sync_workers; }
 ..
 my $port = $nginx->port;
@@ -59,5 +63,26 @@ for (['/half', 0, 'max_fails=1 took it out'], ['/forgiving', 1, 'with max_fails=
     is(scalar(my @came = IO::Select->new($revived)->can_read(0.1)), $asked, "… and $title");
     close $revived;
 }
+
+# A server that holds lookups until the request's own time is up has failed as well, or nobody would ever ask the next.
+{
+    whoami_set(kind => 'hang');
+    my $got = get($port, '/patient', token('carol/' . $n++));
+    whoami_set(kind => '');
+    is($got->{headers}{'x-status'}, 'TIMEOUT', 'a server that hangs for all of matrix_user_hash_timeout');
+    whoami_reset();
+    is(get($port, '/patient', token('carol/' . $n++))->{headers}{'x-status'}, 'MISS', '… was marked as down: the backup is asked');
+    is((whoami_log())[0]{port}, whoami_port() + 1, '… and answers');
+}
+
+# An answer whose end is the end of the connection is tried elsewhere like any other.
+for (['http10-503-late', 'a 503 without a length'], ['http10-hang', 'an answer that breaks off in silence']) {
+    my ($kind, $title) = @$_;
+    whoami_reset();
+    get($port, '/picky', token("$kind/" . $n++));
+    is(join(' ', map { $_->{port} - whoami_port() } whoami_log()), '0 1', "$title: the backup is asked");
+}
+is(get($port, '/picky', token('http10-late/' . $n++))->{headers}{'x-hash'}, hash_of('@http10-late:example.org'),
+    'and one that comes in pieces is put together');
 
 done_testing();

@@ -117,4 +117,28 @@ for my $signal (qw(QUIT TERM)) {
     unlink $state;
 }
 
+{
+    # The module comes with a reload, goes with one, and comes back.
+    my $loaded = $ENV{TEST_NGINX_LOAD_MODULES};
+    my $plain  = '        location / { return 200; }';
+    my $late   = do { local $ENV{TEST_NGINX_LOAD_MODULES} = ''; MatrixUserHash::Instance->new(workers => 1, bare => 1, http => '') };
+    my $with   = 'matrix_user_hash_zone users:1m; server { listen 127.0.0.1:' . $late->port . "; location / { matrix_user_hash http://127.0.0.1:@{[whoami_port()]} zone=users; add_header X-Status \$matrix_user_hash_status; return 200; } }";
+    my $without = 'server { listen 127.0.0.1:' . $late->port . '; location / { return 200; } }';
+    for my $first (['without an http{} block', ''], ['without the module', $without]) {
+        my ($title, $http) = @$first;
+        $ENV{TEST_NGINX_LOAD_MODULES} = '';
+        $late->write(http => $http);
+        $late->run;
+        my $pid = $late->{pid};
+        for my $step (['a reload that adds the module', $loaded, $with], ['one that takes it away', '', $without], ['one that brings it back', $loaded, $with]) {
+            ($ENV{TEST_NGINX_LOAD_MODULES}) = $step->[1];
+            $late->write(http => $step->[2]);
+            ok($late->reload && kill(0 => $pid), "$title, then $step->[0]: new workers serve and the master lives");
+        }
+        is(get($late->port, '/', token('alice/phone'))->{status}, 200, '… and requests are answered');
+        $late->stop('QUIT');
+    }
+    $ENV{TEST_NGINX_LOAD_MODULES} = $loaded;
+}
+
 done_testing();

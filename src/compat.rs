@@ -28,13 +28,24 @@ pub unsafe fn set_logged(r: *mut ngx_http_request_t) {
     unsafe { (*r.cast::<bound::ngx_http_request_t>()).set_logged(1) }
 }
 
-/// Takes a request that `ngx_http_create_request` counted out of `stub_status` again: it is no client's.
-pub fn uncount_request() {
+/// Takes a request that `ngx_http_create_request` has counted out of `stub_status` again, where it would be one more that
+/// was made, and one that is being read: it is no client's.
+///
+/// # Safety
+///
+/// `r` points to a live request that was just created.
+pub unsafe fn uncount_request(r: *mut ngx_http_request_t) {
+    #[cfg(not(ngx_stat_stub))]
+    let _ = r;
     #[cfg(ngx_stat_stub)]
-    // SAFETY: nginx points `ngx_stat_requests` at a counter that lives as long as the process
-    // (ngx_event_module_init), and updates it with the same atomic instruction.
+    // SAFETY: nginx points these at counters that live as long as the process (ngx_event_module_init), and updates them
+    // with the same atomic instruction. The request is the caller's; its bitfields are where C has them.
     unsafe {
-        let counter = bound::ngx_stat_requests as *const core::sync::atomic::AtomicUsize;
-        (*counter).fetch_sub(1, core::sync::atomic::Ordering::Relaxed);
+        use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+        for counter in [bound::ngx_stat_requests, bound::ngx_stat_reading] {
+            (*(counter as *const AtomicUsize)).fetch_sub(1, Relaxed);
+        }
+        (*r.cast::<bound::ngx_http_request_t>()).set_stat_reading(0);
     }
 }

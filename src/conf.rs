@@ -195,19 +195,19 @@ const PLAIN_COMMANDS: [ngx_command_t; PLAIN] = [
     upstream!(
         "matrix_user_hash_connect_timeout",
         NGX_CONF_TAKE1,
-        slot::milliseconds,
+        slot::positive_milliseconds,
         connect_timeout
     ),
     upstream!(
         "matrix_user_hash_send_timeout",
         NGX_CONF_TAKE1,
-        slot::milliseconds,
+        slot::positive_milliseconds,
         send_timeout
     ),
     upstream!(
         "matrix_user_hash_read_timeout",
         NGX_CONF_TAKE1,
-        slot::milliseconds,
+        slot::positive_milliseconds,
         read_timeout
     ),
     upstream!(

@@ -5,11 +5,11 @@
 
 use core::ffi::c_void;
 use core::ptr;
-use std::boxed::Box;
-
 use nginx_sys::{
     ngx_add_timer, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_log_t, ngx_msec_t,
 };
+
+use crate::memory;
 
 /// What `ngx_event_t.data` points to. nginx's debug log reads the descriptor of an `ngx_connection_t` there
 /// (`ngx_event_ident`): the fourth word.
@@ -45,7 +45,7 @@ struct Inner {
 pub struct Alarm(*mut Inner);
 
 impl Alarm {
-    /// An alarm that is not set. `cancelable`: a worker that shuts down does not wait for it.
+    /// An alarm that is not set; nothing without memory. `cancelable`: a worker that shuts down does not wait for it.
     ///
     /// # Safety
     ///
@@ -56,18 +56,19 @@ impl Alarm {
         cancelable: bool,
         call: unsafe fn(*mut c_void, Ring),
         subject: *mut c_void,
-    ) -> Self {
+    ) -> Option<Self> {
         // SAFETY: an event of zeros is what nginx makes with ngx_pcalloc: nothing set, nothing linked.
         let mut event: ngx_event_t = unsafe { core::mem::zeroed() };
         event.data = ptr::from_ref(&IDENT).cast_mut().cast();
         event.handler = Some(ring);
         event.log = log;
         event.set_cancelable(cancelable.into());
-        Self(Box::into_raw(Box::new(Inner {
+        let inner = memory::boxed(Inner {
             event,
             call,
             subject,
-        })))
+        })?;
+        Some(Self(Box::into_raw(inner)))
     }
 
     fn event(&self) -> *mut ngx_event_t {
@@ -99,6 +100,12 @@ impl Alarm {
                 ngx_del_timer(self.event());
             }
         }
+    }
+
+    /// Has the debug lines about it go to another log, which outlives it.
+    pub fn relog(&self, log: *mut ngx_log_t) {
+        // SAFETY: the event lives until `drop`.
+        unsafe { (*self.event()).log = log }
     }
 
     /// Rings once more in this turn of the event loop, after the callbacks that are running.

@@ -30,6 +30,7 @@ mod event;
 mod fault;
 mod guard;
 mod lookup;
+mod memory;
 mod metrics;
 mod phase;
 mod request;
@@ -126,6 +127,9 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         }
         if main.targets.is_empty() {
             return Status::NGX_OK.0;
+        }
+        if variables::find(cf, &mut main.indexes).is_err() {
+            return ERROR;
         }
         let core = NgxHttpCoreModule::main_conf_mut(cf).expect("nginx creates it first");
         let phase = &mut core.phases[ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as usize];

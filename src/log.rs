@@ -7,6 +7,11 @@ macro_rules! emerg {
     ( $cf:expr, $($arg:tt)+ ) => { ::ngx::ngx_conf_log_error!(::nginx_sys::NGX_LOG_EMERG, $cf, $($arg)+) };
 }
 
+/// Logs something in the configuration that works and is hardly meant, with file and line.
+macro_rules! warn {
+    ( $cf:expr, $($arg:tt)+ ) => { ::ngx::ngx_conf_log_error!(::nginx_sys::NGX_LOG_WARN, $cf, $($arg)+) };
+}
+
 /// Logs something that should not be possible.
 macro_rules! alert {
     ( $log:expr, $($arg:tt)+ ) => { $crate::log::at!(::nginx_sys::NGX_LOG_ALERT, $log, $($arg)+) };

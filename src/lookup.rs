@@ -14,7 +14,7 @@
 use core::ffi::c_void;
 use core::mem;
 use core::ptr::{self, NonNull};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use matrix_user_hash_core::breaker::Admit;
 use matrix_user_hash_core::flight::Permit;
@@ -23,15 +23,12 @@ use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::user::UserHash;
 use matrix_user_hash_core::whoami::{FailureKind, Response};
 use nginx_sys::{
-    NGX_HTTP_GET, NGX_HTTP_SUBREQUEST_IN_MEMORY, NGX_HTTP_SUBREQUEST_WAITED, NGX_LOG_CRIT,
-    NGX_LOG_DEBUG_FIRST, ngx_connection_t, ngx_event_t, ngx_http_connection_t,
-    ngx_http_create_request, ngx_http_free_request, ngx_http_log_ctx_t, ngx_http_post_subrequest_t,
-    ngx_http_request_t, ngx_http_subrequest, ngx_int_t, ngx_log_t, ngx_pcalloc, ngx_pnalloc,
-    ngx_str_t, sockaddr,
+    ngx_connection_t, ngx_event_t, ngx_http_connection_t, ngx_http_create_request,
+    ngx_http_free_request, ngx_http_log_ctx_t, ngx_http_post_subrequest_t, ngx_http_request_t,
+    ngx_http_upstream_handler_pt, ngx_int_t, ngx_log_t, ngx_recv_pt,
 };
 use ngx::core::Status;
 use ngx::http::HttpModule;
-use ngx::ngx_string;
 
 use crate::conf::Pass;
 use crate::event::{Alarm, Ring};
@@ -39,14 +36,21 @@ use crate::phase::{Question, Site};
 use crate::request::Request;
 use crate::worker;
 use crate::zone::now;
-use crate::{Module, compat, guard, log};
+use crate::{Module, compat, guard, log, memory};
 
+mod detached;
 pub mod peer;
 mod question;
 mod upstream;
 
+/// A homeserver that did not answer within that time has failed; one that had less, because the request had not more left
+/// or the operator gives it less, has not.
+const FAIR: Duration = Duration::from_millis(250);
+
 /// A lookup that is to be sent.
 pub struct Order {
+    /// Its number in this worker.
+    pub id: u64,
     /// For whom.
     pub site: Site,
     /// What is asked.
@@ -59,6 +63,8 @@ pub struct Order {
     pub deadline: Millis,
     /// When it was ordered.
     pub sent: Instant,
+    /// Whether its failure would be the homeserver's.
+    pub is_fair: bool,
 }
 
 /// What came of it.
@@ -104,6 +110,11 @@ struct Lookup {
     retirement: Option<Alarm>,
     /// What the upstream's balancer does when a peer is done with; see [`peer`].
     free_peer: peer::Free,
+    /// What nginx reads a response with, and what it receives with, while [`upstream`] reads one to its end.
+    nginx_reads: ngx_http_upstream_handler_pt,
+    recv: ngx_recv_pt,
+    /// It was given up after a time in which the homeserver should have answered.
+    overdue: bool,
 }
 
 /// Sends a lookup, built from what the client's request gives. The order comes back if there is no memory for it.
@@ -114,13 +125,15 @@ pub fn send(client: Request, order: Order) -> Result<(), Order> {
     let Some(question) = question::write(client, &order, target) else {
         return Err(order);
     };
-    let lookup = Lookup::create(client, order, question);
+    let Some(lookup) = Lookup::create(client, question) else {
+        return Err(order);
+    };
     // SAFETY: the lookup is new, and lives until its retirement.
-    unsafe { Lookup::launch(lookup, client) }
+    unsafe { Lookup::launch(lookup, client, order) }
 }
 
 impl Lookup {
-    fn create(client: Request, order: Order, question: question::Written) -> NonNull<Self> {
+    fn create(client: Request, question: question::Written) -> Option<NonNull<Self>> {
         // SAFETY: zeros are what nginx begins these structures with (ngx_pcalloc, ngx_memzero); the client's connection
         // and log live while the client's request does.
         let lookup = unsafe {
@@ -137,14 +150,30 @@ impl Lookup {
                 asked: question.asked,
                 #[cfg(feature = "faults")]
                 agent: question.agent,
-                order: Some(order),
+                order: None,
                 report: None,
                 deadline: None,
                 retirement: None,
                 free_peer: None,
+                nginx_reads: None,
+                recv: None,
+                overdue: false,
             }
         };
-        NonNull::from(Box::leak(Box::new(lookup)))
+        let lookup = NonNull::from(Box::leak(memory::boxed(lookup)?));
+        // SAFETY: the log of the cycle outlives a lookup, and both alarms are dropped with it.
+        unsafe {
+            let alarm = |call| Alarm::new(log::cycle_log(), false, call, lookup.as_ptr().cast());
+            let (deadline, retirement) = (alarm(overdue), alarm(retired));
+            let whole = deadline.is_some() && retirement.is_some();
+            (*lookup.as_ptr()).deadline = deadline;
+            (*lookup.as_ptr()).retirement = retirement;
+            if !whole {
+                drop(Box::from_raw(lookup.as_ptr()));
+                return None;
+            }
+        }
+        Some(lookup)
     }
 
     /// Connects the parts, and lets nginx start.
@@ -152,16 +181,14 @@ impl Lookup {
     /// # Safety
     ///
     /// `this` is what [`Self::create`] made, and `client` is live.
-    unsafe fn launch(this: NonNull<Self>, client: Request) -> Result<(), Order> {
+    unsafe fn launch(this: NonNull<Self>, client: Request, order: Order) -> Result<(), Order> {
         let lookup = this.as_ptr();
         // SAFETY: the lookup lives, does not move, and nothing else refers to it. The client's connection, its
         // addresses and its configuration are live; what is kept of them is copied, but for the listening socket and
         // the configuration, which belong to the cycle.
         unsafe {
-            let deadline = (*lookup)
-                .order
-                .as_ref()
-                .map_or(0, |order| order.deadline.since(now()));
+            let deadline = order.deadline.since(now());
+            (*lookup).order = Some(order);
             Self::connect(lookup, client);
             let log = (*lookup).log;
             let parent = ngx_http_create_request(&raw mut (*lookup).connection);
@@ -173,7 +200,7 @@ impl Lookup {
             (*lookup).request = parent;
             // As ngx_http_v2_run_request: the request that the connection's events are for.
             (*lookup).connection.data = parent.cast();
-            compat::uncount_request();
+            compat::uncount_request(parent);
             compat::set_logged(parent);
             if Self::dress(lookup, parent, client).is_none() {
                 return Err(Self::cancel(lookup));
@@ -181,10 +208,12 @@ impl Lookup {
             let Some(child) = Self::subrequest(lookup, parent) else {
                 return Err(Self::cancel(lookup));
             };
-            (*child).loc_conf = (*client.as_ptr()).loc_conf;
+            let Some(location) = detached::unlogged(child, (*client.as_ptr()).loc_conf) else {
+                return Err(Self::cancel(lookup));
+            };
+            (*child).loc_conf = location;
             (*child).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
             (*child).write_event_handler = Some(upstream::run);
-            (*lookup).deadline = Some(Alarm::new(log::cycle_log(), false, overdue, lookup.cast()));
             if let Some(alarm) = &(*lookup).deadline {
                 alarm.set(usize::try_from(deadline.max(1)).unwrap_or(1));
             }
@@ -195,132 +224,6 @@ impl Lookup {
             nginx_sys::ngx_http_run_posted_requests(&raw mut (*lookup).connection);
         }
         Ok(())
-    }
-
-    /// Makes the connection: as a stream's, with no descriptor, always ready to write, never to read.
-    ///
-    /// # Safety
-    ///
-    /// As [`Self::launch`].
-    unsafe fn connect(lookup: *mut Self, client: Request) {
-        // SAFETY: as `launch`; field by field, without a reference to the whole, because the parts point to each other.
-        unsafe {
-            let from = client.connection();
-            let to = &raw mut (*lookup).connection;
-            (*lookup).http.conf_ctx = (*(*client.as_ptr()).http_connection).conf_ctx;
-            (*lookup).http.addr_conf = (*(*client.as_ptr()).http_connection).addr_conf;
-            (*lookup).log_context.connection = to;
-            (*lookup).log.data = (&raw mut (*lookup).log_context).cast();
-            (*lookup).log.action = c"looking up a user".as_ptr().cast_mut();
-            (*to).fd = -1;
-            (*to).data = (&raw mut (*lookup).http).cast();
-            (*to).log = &raw mut (*lookup).log;
-            (*to).read = &raw mut (*lookup).read;
-            (*to).write = &raw mut (*lookup).write;
-            (*to).number = (*from).number;
-            (*to).listening = (*from).listening;
-            for event in [&raw mut (*lookup).read, &raw mut (*lookup).write] {
-                (*event).data = to.cast();
-                (*event).log = &raw mut (*lookup).log;
-                (*event).handler = Some(nginx_sys::ngx_http_empty_handler);
-            }
-            // "Active" and "ready": ngx_http_upstream_init then adds no event for a descriptor that is none.
-            (*lookup).write.set_active(1);
-            (*lookup).write.set_ready(1);
-            (*lookup).write.set_write(1);
-        }
-    }
-
-    /// Gives the request what nginx and the operator's upstream group may read of one: a line for the error log, the
-    /// client's address, the location's configuration.
-    ///
-    /// # Safety
-    ///
-    /// As [`Self::launch`]; `parent` is its main request.
-    unsafe fn dress(
-        lookup: *mut Self,
-        parent: *mut ngx_http_request_t,
-        client: Request,
-    ) -> Option<()> {
-        // SAFETY: as `launch`; addresses are copied into the request's pool, which lives as long as the connection is
-        // used.
-        unsafe {
-            let from = client.connection();
-            let to = &raw mut (*lookup).connection;
-            (*to).pool = (*parent).pool;
-            (*to).sockaddr = copy_address(parent, (*from).sockaddr, (*from).socklen)?;
-            (*to).socklen = (*from).socklen;
-            (*to).local_sockaddr =
-                copy_address(parent, (*from).local_sockaddr, (*from).local_socklen)?;
-            (*to).local_socklen = (*from).local_socklen;
-            (*to).addr_text = copy_text(parent, &(*from).addr_text)?;
-
-            (*parent).srv_conf = (*client.as_ptr()).srv_conf;
-            (*parent).loc_conf = (*client.as_ptr()).loc_conf;
-            (*parent).method = NGX_HTTP_GET as usize;
-            (*parent).request_line = ngx_string!("matrix_user_hash lookup");
-            (*parent).uri = ngx_string!("/matrix_user_hash");
-            (*parent).unparsed_uri = (*parent).uri;
-            (*parent).write_event_handler = Some(concluded);
-            *(*parent).ctx.add(Module::module().ctx_index) = ptr::null_mut();
-            Self::hush(lookup);
-            Some(())
-        }
-    }
-
-    /// nginx's own error lines about an upstream come once for each failure. While we have said lately that lookups
-    /// fail, they are left out, unless somebody debugs.
-    ///
-    /// # Safety
-    ///
-    /// As [`Self::launch`].
-    unsafe fn hush(lookup: *mut Self) {
-        // SAFETY: as `launch`.
-        unsafe {
-            let Some(order) = &(*lookup).order else {
-                return;
-            };
-            let level = (*lookup).log.log_level;
-            let quiet = order
-                .site
-                .zone
-                .with_local(|local| local.has_said_of_failures())
-                .unwrap_or(false);
-            if quiet && level < NGX_LOG_DEBUG_FIRST as usize {
-                (*lookup).log.log_level = level.min(NGX_LOG_CRIT as usize);
-            }
-        }
-    }
-
-    /// Makes the subrequest that carries the upstream.
-    ///
-    /// # Safety
-    ///
-    /// As [`Self::dress`].
-    unsafe fn subrequest(
-        lookup: *mut Self,
-        parent: *mut ngx_http_request_t,
-    ) -> Option<*mut ngx_http_request_t> {
-        // SAFETY: as `dress`; `done` lives in the lookup.
-        unsafe {
-            (*lookup).done.handler = Some(finalized);
-            (*lookup).done.data = lookup.cast();
-            let mut child: *mut ngx_http_request_t = ptr::null_mut();
-            let flags = (NGX_HTTP_SUBREQUEST_IN_MEMORY | NGX_HTTP_SUBREQUEST_WAITED) as usize;
-            let made = ngx_http_subrequest(
-                parent,
-                &raw mut (*parent).uri,
-                ptr::null_mut(),
-                &raw mut child,
-                &raw mut (*lookup).done,
-                flags,
-            );
-            if made != Status::NGX_OK.0 {
-                return None;
-            }
-            *(*child).ctx.add(Module::module().ctx_index) = lookup.cast();
-            Some(child)
-        }
     }
 
     /// Undoes what there is of a lookup that nginx never saw.
@@ -366,9 +269,9 @@ impl Lookup {
             ngx_http_free_request((*lookup).request, 0);
             (*lookup).request = ptr::null_mut();
             (*lookup).deadline = None;
-            let alarm = Alarm::new(log::cycle_log(), false, retired, lookup.cast());
-            alarm.post();
-            (*lookup).retirement = Some(alarm);
+            if let Some(alarm) = &(*lookup).retirement {
+                alarm.post();
+            }
             let report = (*lookup).report.unwrap_or(Report::Failed(otherwise));
             if let Report::Failed(kind) = report {
                 complain(&order, kind);
@@ -428,6 +331,10 @@ unsafe fn overdue(subject: *mut c_void, _why: Ring) {
         let lookup = subject.cast::<Lookup>();
         // SAFETY: the alarm is dropped when the lookup concludes.
         unsafe {
+            if let Some(order) = &mut (*lookup).order {
+                order.is_fair = order.sent.elapsed() >= FAIR;
+                (*lookup).overdue = order.is_fair;
+            }
             (*lookup)
                 .report
                 .get_or_insert(Report::Failed(FailureKind::Timeout));
@@ -442,44 +349,4 @@ unsafe fn retired(subject: *mut c_void, _why: Ring) {
         // SAFETY: `create` made the box, and this is posted once, when it is concluded.
         drop(unsafe { Box::from_raw(subject.cast::<Lookup>()) });
     });
-}
-
-/// Copies an address into a request's pool; a missing one becomes an address of no family.
-///
-/// # Safety
-///
-/// `address` is NULL or has `len` bytes.
-unsafe fn copy_address(
-    r: *mut ngx_http_request_t,
-    address: *mut sockaddr,
-    len: u32,
-) -> Option<*mut sockaddr> {
-    let room = (len as usize).max(size_of::<libc::sockaddr_storage>());
-    // SAFETY: the pool gives as much as is asked for, or NULL.
-    unsafe {
-        let copy = NonNull::new(ngx_pcalloc((*r).pool, room).cast::<u8>())?;
-        if !address.is_null() {
-            ptr::copy_nonoverlapping(address.cast::<u8>(), copy.as_ptr(), len as usize);
-        }
-        Some(copy.as_ptr().cast())
-    }
-}
-
-/// Copies a text into a request's pool.
-///
-/// # Safety
-///
-/// `text` is a valid string of nginx's.
-unsafe fn copy_text(r: *mut ngx_http_request_t, text: &ngx_str_t) -> Option<ngx_str_t> {
-    // SAFETY: the pool gives as much as is asked for, or NULL.
-    unsafe {
-        let copy = NonNull::new(ngx_pnalloc((*r).pool, text.len).cast::<u8>())?;
-        if text.len > 0 {
-            ptr::copy_nonoverlapping(text.data, copy.as_ptr(), text.len);
-        }
-        Some(ngx_str_t {
-            len: text.len,
-            data: copy.as_ptr(),
-        })
-    }
 }

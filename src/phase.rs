@@ -149,8 +149,11 @@ fn run(request: Request) -> Option<ngx_int_t> {
     if !request.is_main() {
         return None;
     }
-    let (site, step) = if let Some(waiter) = Waiter::of(request) {
-        resume(request, waiter)?
+    let (site, step) = if let Some(waiter) = parked(request) {
+        let Some(next) = resume(request, waiter) else {
+            return Some(Code::NGX_AGAIN.0);
+        };
+        next
     } else {
         let site = site(request)?;
         if variables::is_resolved(request, indexes(request)) {
@@ -179,6 +182,17 @@ fn run(request: Request) -> Option<ngx_int_t> {
         Some(Found::without_user(&token, Status::Error))
     })??;
     conclude(request, &site, &found);
+    None
+}
+
+/// The waiter of a request that was parked here. One that was sent elsewhere meanwhile is no waiter any more.
+fn parked(request: Request) -> Option<NonNull<Waiter>> {
+    let waiter = Waiter::of(request)?;
+    // SAFETY: the waiter of a live request lives until `Waiter::discard`.
+    if unsafe { waiter.as_ref() }.is_parked() {
+        return Some(waiter);
+    }
+    Waiter::discard(request);
     None
 }
 

@@ -4,19 +4,24 @@
 //! where the fields of `ngx_http_request_t` are touched on behalf of the request's own life; what they return borrows
 //! nginx's buffers.
 
+use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 use core::slice;
 
 use nginx_sys::{
     ngx_connection_t, ngx_http_cleanup_add, ngx_http_cleanup_t, ngx_http_get_indexed_variable,
-    ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_log_t, ngx_pnalloc,
-    ngx_str_t, ngx_uint_t,
+    ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_log_t,
+    ngx_pnalloc, ngx_str_t, ngx_uint_t,
 };
 
 /// A live request. Copies are cheap and dangle once nginx frees the request: keep one only where a cleanup handler
 /// (see [`Request::on_cleanup`]) takes it away in time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Request(NonNull<ngx_http_request_t>);
+
+/// Where in its phases a request is: the phase, and the location.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Place(ngx_int_t, *mut *mut c_void);
 
 /// The bytes of an `ngx_str_t`.
 ///
@@ -82,6 +87,12 @@ impl Request {
         }
     }
 
+    /// The client's address as text, as `$remote_addr` gives it.
+    pub fn address<'r>(self) -> &'r [u8] {
+        // SAFETY: live by construction; the text lives as long as the connection, or the request that changed it.
+        unsafe { bytes(&(*self.connection()).addr_text) }
+    }
+
     /// The query, without the `?`.
     pub fn args<'r>(self) -> &'r [u8] {
         // SAFETY: live by construction; the query lives in the request's buffers.
@@ -116,6 +127,30 @@ impl Request {
             let target = NonNull::new(ngx_pnalloc((*self.as_ptr()).pool, N).cast::<u8>())?;
             ptr::copy_nonoverlapping(source.as_ptr(), target.as_ptr(), N);
             Some(target)
+        }
+    }
+
+    /// Where in its phases it is: the same again only if nothing has moved it meanwhile.
+    pub fn place(self) -> Place {
+        // SAFETY: live by construction.
+        unsafe { Place((*self.as_ptr()).phase_handler, (*self.as_ptr()).loc_conf) }
+    }
+
+    /// What a handler that was added with [`Self::add_cleanup`] and is still set is to be called with.
+    pub fn subject_of(self, handler: unsafe extern "C" fn(*mut c_void)) -> Option<NonNull<c_void>> {
+        // SAFETY: live by construction; the entries live as long as the request.
+        unsafe {
+            let mut entry = (*self.as_ptr()).cleanup;
+            while let Some(cleanup) = entry.as_ref() {
+                if cleanup
+                    .handler
+                    .is_some_and(|set| ptr::fn_addr_eq(set, handler))
+                {
+                    return NonNull::new(cleanup.data);
+                }
+                entry = cleanup.next;
+            }
+            None
         }
     }
 

@@ -3,9 +3,11 @@
 //! Encoding a large zone and waiting for the disk takes longer than an event loop may stand still, so a worker does it in
 //! a thread, which only reads the zone's atomics and touches nothing of nginx.
 
+use core::cell::RefCell;
 use core::ffi::c_void;
 use core::{mem, ptr};
 use std::io;
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use matrix_user_hash_core::notice::Notice;
@@ -17,87 +19,106 @@ use crate::event::{Alarm, Ring};
 use crate::zone::SharedZone;
 use crate::{Module, guard, log};
 
-/// How often a zone is saved, in milliseconds. What a crash of the whole machine may cost is that much of new answers.
+/// How often zones are saved, in milliseconds. What a crash of the whole machine may cost is that much of new answers.
 const EVERY: usize = 60_000;
 
-/// A zone that this worker saves at intervals.
-struct Saver {
-    zone: &'static SharedZone,
-    alarm: Option<Alarm>,
-    /// The save that is under way.
-    running: Option<JoinHandle<io::Result<()>>>,
+thread_local! {
+    /// What the worker that saves has.
+    static SAVER: RefCell<Option<Saver>> = const { RefCell::new(None) };
 }
 
-/// Sets the intervals, in the first worker.
+struct Saver {
+    alarm: Alarm,
+    running: Vec<Save>,
+}
+
+/// A save that is under way.
+struct Save {
+    zone: String,
+    path: std::path::PathBuf,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+/// Sets the interval, in the first worker.
 pub fn start(main: &MainConf) {
     // SAFETY: nginx sets both before it calls a worker's init_process.
     let (process, worker) = unsafe { (nginx_sys::ngx_process as u32, nginx_sys::ngx_worker) };
-    if !(process == NGX_PROCESS_SINGLE || process == NGX_PROCESS_WORKER && worker == 0) {
+    let saves = match process {
+        // No init_process tells a single process of a reload, which may bring the first zone to be saved.
+        NGX_PROCESS_SINGLE => true,
+        NGX_PROCESS_WORKER => worker == 0 && main.zones.iter().any(|zone| zone.state.is_some()),
+        _ => false,
+    };
+    if !saves {
         return;
     }
-    for zone in main
-        .zones
-        .iter()
-        .copied()
-        .filter(|zone| zone.state.is_some())
-    {
-        // For the rest of the process's life, as the alarm's subject.
-        let saver = Box::leak(Box::new(Saver {
-            zone,
-            alarm: None,
-            running: None,
-        }));
-        // SAFETY: the saver is never freed; the zone and the cycle's log live as long as the worker serves the cycle.
-        let alarm = unsafe {
-            Alarm::new(
-                log::cycle_log(),
-                true,
-                interval,
-                ptr::from_mut(saver).cast(),
-            )
-        };
+    // SAFETY: `interval` guards itself and has no subject; the log is renewed at each ring.
+    if let Some(alarm) = unsafe { Alarm::new(log::cycle_log(), true, interval, ptr::null_mut()) } {
         alarm.set(EVERY);
-        saver.alarm = Some(alarm);
+        let running = Vec::new();
+        SAVER.set(Some(Saver { alarm, running }));
     }
 }
 
 /// The interval is over.
-unsafe fn interval(subject: *mut c_void, _why: Ring) {
+unsafe fn interval(_subject: *mut c_void, _why: Ring) {
     guard::guard((), || {
-        // SAFETY: as in `start`; nothing else refers to the saver.
-        let saver = unsafe { &mut *subject.cast::<Saver>() };
-        saver.tick();
-        if let Some(alarm) = &saver.alarm {
-            alarm.set(EVERY);
-        }
+        SAVER.with_borrow_mut(|saver| {
+            if let Some(saver) = saver {
+                saver.tick();
+            }
+        });
     });
 }
 
 impl Saver {
-    /// Sees how the last save went, and begins the next. One that still runs is left to run.
+    /// Sees how the last saves went, and begins the next. One that still runs is left to run.
     fn tick(&mut self) {
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
-        {
+        let (ended, running) = mem::take(&mut self.running)
+            .into_iter()
+            .partition(|save| save.thread.is_finished());
+        self.running = running;
+        Vec::into_iter(ended).for_each(Save::end);
+        // SAFETY: nginx sets it when the worker begins to shut down. A successor saves the zone now, perhaps another one.
+        if unsafe { nginx_sys::ngx_exiting } != 0 {
             return;
         }
-        if let Some(Ok(Err(error))) = self.running.take().map(JoinHandle::join) {
-            complain(self.zone, &error);
+        for zone in zones() {
+            if self.running.iter().all(|save| save.zone != zone.name) {
+                self.running.extend(Save::begin(zone));
+            }
         }
-        let Some(job) = self.zone.save_job() else {
-            return;
-        };
-        let begun = thread::Builder::new()
-            .name("state".to_owned())
-            .spawn(move || {
-                block_signals();
-                job()
-            });
-        match begun {
-            Ok(thread) => self.running = Some(thread),
-            Err(error) => complain(self.zone, &error),
+        self.alarm.relog(log::cycle_log());
+        self.alarm.set(EVERY);
+    }
+}
+
+impl Save {
+    fn begin(zone: &'static SharedZone) -> Option<Self> {
+        let job = zone.save_job()?;
+        let path = zone.state.clone()?;
+        let builder = thread::Builder::new().name("state".to_owned());
+        let thread = builder.spawn(move || {
+            block_signals();
+            job()
+        });
+        match thread {
+            Ok(thread) => Some(Self {
+                zone: zone.name.clone(),
+                path,
+                thread,
+            }),
+            Err(error) => {
+                complain(&zone.name, &path, &error);
+                None
+            }
+        }
+    }
+
+    /// Waits until it has ended.
+    fn end(self) {
+        if let Ok(Err(error)) = self.thread.join() {
+            complain(&self.zone, &self.path, &error);
         }
     }
 }
@@ -112,39 +133,41 @@ fn block_signals() {
     }
 }
 
+/// The zones of the cycle that the process serves now.
+fn zones() -> &'static [&'static SharedZone] {
+    // SAFETY: `ngx_cycle` is the cycle that the process serves, which is whole.
+    let main = unsafe { nginx_sys::ngx_cycle.as_ref() }.and_then(|cycle| Module::main_conf(cycle));
+    main.map_or(&[], |main| &main.zones)
+}
+
 /// Says that a zone could not be saved, once a minute over all processes.
-fn complain(zone: &'static SharedZone, error: &io::Error) {
-    let due = zone
-        .with_local(|local| local.is_due(Notice::State))
+fn complain(zone: &str, path: &Path, error: &io::Error) {
+    let due = zones()
+        .iter()
+        .find(|shared| shared.name == zone)
+        .and_then(|shared| shared.with_local(|local| local.is_due(Notice::State)))
         .unwrap_or(true);
     if due {
         log::warning!(
             log::cycle_log(),
-            "matrix_user_hash: zone \"{}\": cannot write state file \"{}\": {error}; its directory must be writable for \
-             the user that nginx's workers run as",
-            zone.name,
-            zone.state
-                .as_deref()
-                .unwrap_or(std::path::Path::new(""))
-                .display()
+            "matrix_user_hash: zone \"{zone}\": cannot write state file \"{}\": {error}; its directory must be writable \
+             for the user that nginx's workers run as",
+            path.display()
         );
     }
 }
 
-/// A single process ends: there is no master to save after it.
-pub unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
-    // SAFETY: nginx sets it at start.
-    if unsafe { nginx_sys::ngx_process as u32 } == NGX_PROCESS_SINGLE {
-        save_all(cycle);
-    }
+/// A process ends: a save that is under way is waited for, or it would leave half a file behind.
+pub unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
+    guard::guard((), || {
+        if let Some(saver) = SAVER.take() {
+            saver.running.into_iter().for_each(Save::end);
+        }
+    });
 }
 
-/// The master ends, after all of its workers.
+/// The master ends, after all of its workers; or a single process.
 pub unsafe extern "C" fn exit_master(cycle: *mut ngx_cycle_t) {
-    save_all(cycle);
-}
-
-fn save_all(cycle: *mut ngx_cycle_t) {
     guard::guard((), || {
         // SAFETY: nginx passes the cycle that ends, still whole.
         let Some(main) = Module::main_conf(unsafe { &*cycle }) else {
@@ -152,7 +175,8 @@ fn save_all(cycle: *mut ngx_cycle_t) {
         };
         for zone in &main.zones {
             if let Some(Err(error)) = zone.save_job().map(|job| job()) {
-                complain(zone, &error);
+                let path = zone.state.as_deref().unwrap_or(Path::new(""));
+                complain(&zone.name, path, &error);
             }
         }
     });

@@ -21,9 +21,9 @@ pub struct Indexes {
     hash: ngx_uint_t,
     status: ngx_uint_t,
     lookup_time: ngx_uint_t,
-    /// nginx's `$proxy_add_x_forwarded_for`.
+    /// nginx's `$proxy_add_x_forwarded_for`, which lookups pass on.
     pub forwarded_for: ngx_uint_t,
-    /// nginx's `$scheme`.
+    /// nginx's `$scheme`, likewise.
     pub scheme: ngx_uint_t,
 }
 
@@ -59,9 +59,20 @@ pub fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
         hash: ours(ngx_string!("matrix_user_hash"))?,
         status: ours(ngx_string!("matrix_user_hash_status"))?,
         lookup_time: ours(ngx_string!("matrix_user_hash_lookup_time"))?,
-        forwarded_for: index(cf, ngx_string!("proxy_add_x_forwarded_for"))?,
-        scheme: index(cf, ngx_string!("scheme"))?,
+        ..Indexes::default()
     })
+}
+
+/// Finds nginx's own variables that lookups pass on. Only where there are lookups: an nginx without its proxy module does
+/// not have them.
+///
+/// # Errors
+///
+/// nginx refused, and has logged why.
+pub fn find(cf: &mut ngx_conf_t, indexes: &mut Indexes) -> Result<(), ngx_int_t> {
+    indexes.forwarded_for = index(cf, ngx_string!("proxy_add_x_forwarded_for"))?;
+    indexes.scheme = index(cf, ngx_string!("scheme"))?;
+    Ok(())
 }
 
 fn index(cf: *mut ngx_conf_t, mut name: ngx_str_t) -> Result<ngx_uint_t, ngx_int_t> {

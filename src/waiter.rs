@@ -5,7 +5,7 @@
 //! it is freed as soon as the request goes on: a long poll behind us should hold nothing that the lookup needed.
 
 use core::ffi::c_void;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 use matrix_user_hash_core::metrics::Counter;
 use matrix_user_hash_core::refused::Verdict;
@@ -17,8 +17,9 @@ use nginx_sys::ngx_http_cleanup_t;
 use crate::event::{Alarm, Ring};
 use crate::guard;
 use crate::log;
+use crate::memory;
 use crate::phase::{Question, Site};
-use crate::request::Request;
+use crate::request::{Place, Request};
 use crate::status::Status;
 use crate::worker;
 use crate::zone::now;
@@ -56,15 +57,17 @@ pub struct Waiter {
     /// Its seat in the flight of its key.
     pub seat: Option<usize>,
     since: Millis,
+    /// Where in its phases the request was parked.
+    place: Place,
     alarm: Option<Alarm>,
     cleanup: NonNull<ngx_http_cleanup_t>,
 }
 
 impl Waiter {
-    /// The waiter of a request, if it waits.
+    /// The waiter of a request, if it waits. It is found by its cleanup handler and not in the request's context, which
+    /// internal redirects clear (ngx_http_internal_redirect): also that of `post_action` after a client has left.
     pub fn of(request: Request) -> Option<NonNull<Self>> {
-        // SAFETY: a live request has a context for each module; ours is a waiter or NULL, and is reset by `discard`.
-        unsafe { NonNull::new((*context(request)).cast::<Self>()) }
+        Some(request.subject_of(abandoned)?.cast())
     }
 
     /// Makes a request wait for the answer to `question`, from the moment it first waited on. Nothing without memory.
@@ -72,7 +75,7 @@ impl Waiter {
         let waiter = match Self::of(request) {
             Some(mut waiter) => {
                 // SAFETY: it lives, and nothing else refers to it now.
-                unsafe { waiter.as_mut() }.question = question;
+                unsafe { waiter.as_mut() }.ask_again(question);
                 waiter
             }
             None => Self::create(request, site, question)?,
@@ -81,27 +84,48 @@ impl Waiter {
         Some(waiter)
     }
 
+    /// A second question, for which the time that is left must do.
+    fn ask_again(&mut self, question: Question) {
+        self.question = question;
+        match self.deadline().since(now()) {
+            0 => self.deliver(Outcome::TimeIsUp),
+            left => {
+                if let Some(alarm) = &self.alarm {
+                    alarm.set(usize::try_from(left).unwrap_or(usize::MAX));
+                }
+            }
+        }
+    }
+
+    /// Whether the request still is where it was parked, and nothing else has taken it on.
+    pub fn is_parked(&self) -> bool {
+        self.request.place() == self.place
+    }
+
     fn create(request: Request, site: &Site, question: Question) -> Option<NonNull<Self>> {
         let cleanup = request.add_cleanup()?;
-        let waiter = Box::into_raw(Box::new(Self {
+        let waiter = Box::into_raw(memory::boxed(Self {
             request,
             site: *site,
             question,
             outcome: None,
             seat: None,
             since: now(),
+            place: request.place(),
             alarm: None,
             cleanup,
-        }));
-        // SAFETY: the connection's log outlives its request, and the alarm is dropped with the waiter. The request's
-        // context and the new cleanup entry are ours to set.
+        })?);
+        // SAFETY: the connection's log outlives its request, and the alarm is dropped with the waiter, which is a box of
+        // ours. The new cleanup entry is ours to set.
         unsafe {
-            let alarm = Alarm::new(request.log(), false, rung, waiter.cast());
+            let Some(alarm) = Alarm::new(request.log(), false, rung, waiter.cast()) else {
+                drop(Box::from_raw(waiter));
+                return None;
+            };
             alarm.set(site.conf.timeout);
             (*waiter).alarm = Some(alarm);
             (*cleanup.as_ptr()).data = waiter.cast();
             (*cleanup.as_ptr()).handler = Some(abandoned);
-            *context(request) = waiter.cast();
         }
         NonNull::new(waiter)
     }
@@ -130,22 +154,28 @@ impl Waiter {
     /// Frees what a request waited with, if it did.
     pub fn discard(request: Request) {
         if let Some(waiter) = Self::of(request) {
-            // SAFETY: it lives, and the context that says so is reset with it; its cleanup must not find it later.
-            unsafe {
-                *context(request) = ptr::null_mut();
-                (*waiter.as_ref().cleanup.as_ptr()).handler = None;
+            // SAFETY: it lives, and nothing refers to it but its flight.
+            let was_parked = unsafe {
+                let was_parked = waiter.as_ref().is_parked();
                 Self::free(waiter);
+                was_parked
+            };
+            if was_parked {
+                request.unpark();
             }
-            request.unpark();
         }
     }
 
     /// # Safety
     ///
-    /// It lives, and nothing refers to it any more but its flight.
+    /// It lives, and nothing refers to it any more but its flight and its request.
     unsafe fn free(waiter: NonNull<Self>) {
-        // SAFETY: `create` made the box; the caller vouches for the rest.
-        let mut waiter = unsafe { Box::from_raw(waiter.as_ptr()) };
+        // SAFETY: `create` made the box, and the cleanup entry lives as long as the request; the caller vouches for the
+        // rest.
+        let mut waiter = unsafe {
+            (*waiter.as_ref().cleanup.as_ptr()).handler = None;
+            Box::from_raw(waiter.as_ptr())
+        };
         waiter.leave();
     }
 
@@ -169,18 +199,6 @@ impl Waiter {
     }
 }
 
-/// Where a request keeps our context.
-fn context(request: Request) -> *mut *mut c_void {
-    use ngx::http::HttpModule as _;
-
-    // SAFETY: a live request has a context for each module (ngx_http_alloc_request).
-    unsafe {
-        (*request.as_ptr())
-            .ctx
-            .add(crate::Module::module().ctx_index)
-    }
-}
-
 /// The alarm of a waiting request: its time is up, or it has an outcome.
 unsafe fn rung(subject: *mut c_void, why: Ring) {
     guard::guard((), || {
@@ -193,6 +211,11 @@ unsafe fn rung(subject: *mut c_void, why: Ring) {
             waiter.give_up();
         }
         let request = waiter.request;
+        if !waiter.is_parked() {
+            // It was sent elsewhere meanwhile (`post_action`, after its client has left), and must not be sent on from there.
+            Waiter::discard(request);
+            return;
+        }
         log::debug!(
             request.log(),
             "matrix_user_hash: goes on after {} ms",

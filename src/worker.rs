@@ -47,23 +47,28 @@ pub struct Local {
     pid: u32,
     flights: HashMap<Key, Flight>,
     following: Vec<Key>,
+    /// In the order in which they came.
     turns: VecDeque<Key>,
+    /// The first of them waits for a place below that many lookups; 0 if it does not.
+    full_at: u32,
+    /// How many lookups this worker has ordered.
+    lookups: u64,
     poll: Alarm,
     pause: u64,
     complained: Option<Millis>,
 }
 
 impl Local {
-    /// For the worker that first uses the zone.
-    pub fn new(shared: &'static SharedZone, zone: Zone<'static>) -> Self {
+    /// For the worker that first uses the zone; nothing without memory.
+    pub fn new(shared: &'static SharedZone, zone: Zone<'static>) -> Option<Self> {
         // SAFETY: nginx sets both before a worker serves requests, and the cycle's log outlives the zone; `polled`
         // guards itself, and the alarm is dropped with what it belongs to.
         let (worker, pid, poll) = unsafe {
             let subject = core::ptr::from_ref(shared).cast_mut().cast();
-            let poll = Alarm::new(log::cycle_log(), true, polled, subject);
+            let poll = Alarm::new(log::cycle_log(), true, polled, subject)?;
             (nginx_sys::ngx_worker, nginx_sys::ngx_pid, poll)
         };
-        Self {
+        Some(Self {
             zone,
             refused: Refused::new(),
             scratch: Vec::new(),
@@ -73,10 +78,12 @@ impl Local {
             flights: HashMap::new(),
             following: Vec::new(),
             turns: VecDeque::new(),
+            full_at: 0,
+            lookups: 0,
             poll,
             pause: 1,
             complained: None,
-        }
+        })
     }
 
     /// The moment of this turn of the event loop.
@@ -111,16 +118,20 @@ pub fn ask(request: Request, site: &Site, question: Question) -> bool {
     let Some(mut waiter) = Waiter::seat(request, site, question) else {
         return false;
     };
-    let departure = site.zone.with_local(|local| {
-        // SAFETY: it lives, and nothing else refers to it now.
-        local.board(unsafe { waiter.as_mut() })
-    });
-    match departure {
-        Some(Some(departure)) => depart(departure),
-        Some(None) => {}
-        None => return false,
+    // SAFETY: it lives, and nothing else refers to it now.
+    let waiter = unsafe { waiter.as_mut() };
+    if waiter.outcome.is_some() {
+        return true;
     }
-    true
+    match site.zone.with_local(|local| local.board(waiter)) {
+        Some(Ok(departure)) => {
+            if let Some(departure) = departure {
+                depart(departure);
+            }
+            true
+        }
+        Some(Err(_)) | None => false,
+    }
 }
 
 /// Refreshes what is stale in the background, if it can be done at once; if not, the next request tries again.
@@ -151,7 +162,8 @@ pub fn overloaded(site: &Site) {
 /// Sends a lookup with what the request gives to build it from.
 fn depart(departure: Departure) {
     let Departure { request, order } = departure;
-    if let Err(order) = lookup::send(request, order) {
+    if let Err(mut order) = lookup::send(request, order) {
+        order.is_fair = false;
         landed(order, &Report::Failed(FailureKind::Connect));
     }
 }

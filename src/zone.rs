@@ -24,7 +24,7 @@ use ngx::http::HttpModule;
 
 use crate::conf::{Invalid, pool};
 use crate::log;
-use crate::worker::Local;
+use crate::worker::{Local, is_alive};
 use crate::{Module, guard};
 
 /// The zone of a `matrix_user_hash` that names none.
@@ -141,7 +141,10 @@ impl SharedZone {
     pub fn with_local<T>(&'static self, body: impl FnOnce(&mut Local) -> T) -> Option<T> {
         let zone = self.ready()?;
         let mut local = self.local.try_borrow_mut().ok()?;
-        Some(body(local.get_or_insert_with(|| Local::new(self, zone))))
+        if local.is_none() {
+            *local = Local::new(self, zone);
+        }
+        local.as_mut().map(body)
     }
 
     /// Gives the zone its memory.
@@ -186,6 +189,7 @@ impl SharedZone {
     /// Reads the state file, if there is one. Whatever is wrong with it, the zone is empty then, and says so once.
     fn restore(&self, zone: &Zone<'static>) {
         let Some(path) = &self.state else { return };
+        state::sweep(path, is_alive);
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,

@@ -93,8 +93,10 @@ pub enum Claim {
     Leader(Permit),
     /// Somebody is looking up this key: wait, look into the table, claim again.
     Same,
-    /// The word is held for another key, or there are `max_lookups` in flight: wait for a turn.
+    /// The word is held for another key: wait for a turn.
     Turn,
+    /// There are `max_lookups` in flight: wait for a turn behind those who wait for one already.
+    Full,
     /// The lookup that was waited for ended with this, less than [`PUBLISHED_FOR`] ago. Never [`Outcome::Stored`].
     Published(Outcome),
 }
@@ -146,7 +148,7 @@ impl<'m> Flights<'m> {
             }
             // Asking first spares those in flight the sight of a claim that will be taken back.
             if !self.has_room(asker.max_lookups, now, &alive) {
-                return Claim::Turn;
+                return Claim::Full;
             }
             let mine = Word::claimed(tag, asker, now).0;
             if word
@@ -162,7 +164,7 @@ impl<'m> Flights<'m> {
                 return Claim::Leader(permit);
             }
             self.release(permit);
-            return Claim::Turn;
+            return Claim::Full;
         }
     }
 

@@ -136,6 +136,29 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what writers that were killed left beside the file; `alive` tells whether a process exists.
+pub fn sweep(path: &Path, alive: impl Fn(u32) -> bool) {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return;
+    };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        let rest = found
+            .as_encoded_bytes()
+            .strip_prefix(name.as_encoded_bytes());
+        let pid = rest
+            .and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".tmp"))
+            .and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok());
+        if pid.is_some_and(|pid| !alive(pid)) {
+            // Best effort: it only takes room.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn create(temporary: &Path) -> io::Result<File> {
     let open = || {
         OpenOptions::new()

@@ -159,6 +159,9 @@ def steps(kind, status, body):
         "lower-case": lambda: [full.replace(b"Content-Length", b"content-length").replace(b"Content-Type", b"content-type")],
         "closed": lambda: [head(status, "Connection: close") + raw, CLOSE],
         "http10": lambda: [head(status).replace(b"HTTP/1.1", b"HTTP/1.0") + raw, CLOSE],
+        "http10-503-late": lambda: [head(503, "Connection: close").replace(b"HTTP/1.1", b"HTTP/1.0"), 0.05, b"<html>", CLOSE],
+        "http10-late": lambda: [head(status).replace(b"HTTP/1.1", b"HTTP/1.0"), 0.05, raw[:9], 0.05, raw[9:], 0.05, CLOSE],
+        "http10-hang": lambda: [head(status).replace(b"HTTP/1.1", b"HTTP/1.0") + raw[:9], HANG],
         "http10-length": lambda: [full.replace(b"HTTP/1.1", b"HTTP/1.0"), CLOSE],
         "continue-first": lambda: [b"HTTP/1.1 100 Continue\r\n\r\n" + full],
         "early-hints-first": lambda: [b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 0.02, full],
@@ -246,7 +249,7 @@ async def answer_whoami(writer, raw, fields, target, query, conn):
     kind = kind or S.kind
     if kind == "as-token":
         kind = localpart(token) or ""
-        kind = kind if kind.split("-")[0] in ("status", "close", "hang") else ""
+        kind = kind if kind.split("-")[0] in ("status", "close", "hang", "http10") else ""
     S.log.append({"raw": raw.decode("latin-1"), "target": target, "token": token, "query": query, "time": time.time(), **conn})
     S.inflight += 1
     S.max_inflight = max(S.max_inflight, S.inflight)

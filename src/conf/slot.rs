@@ -89,7 +89,10 @@ unsafe fn field<'c, T>(command: *mut ngx_command_t, conf: *mut c_void) -> &'c mu
     unsafe { &mut *conf.cast::<u8>().add((*command).offset).cast::<T>() }
 }
 
-/// A time in milliseconds, more than 0.
+/// The longest `matrix_user_hash_timeout`, in milliseconds: well within what a flight's word can tell (`MAX_HOLD`).
+const LONGEST_TIMEOUT: ngx_uint_t = 15 * 60 * 1000;
+
+/// A time in milliseconds, more than 0 and at most [`LONGEST_TIMEOUT`].
 ///
 /// # Safety
 ///
@@ -106,8 +109,8 @@ pub unsafe extern "C" fn positive_milliseconds(
             field::<ngx_uint_t>(command, conf),
         )
     };
-    if result == NGX_CONF_OK && *value == 0 {
-        return refuse(cf, "a time of more than 0");
+    if result == NGX_CONF_OK && !(1..=LONGEST_TIMEOUT).contains(value) {
+        return refuse(cf, "a time of more than 0 and at most 15m");
     }
     result
 }
@@ -156,7 +159,7 @@ fn refuse(cf: *mut ngx_conf_t, wanted: &str) -> *mut c_char {
     emerg!(
         cf,
         "invalid value \"{}\" in \"{}\" directive, it must be {wanted}",
-        String::from_utf8_lossy(words[1]),
+        String::from_utf8_lossy(&words[1..].join(&b' ')),
         String::from_utf8_lossy(words[0])
     );
     NGX_CONF_ERROR

@@ -163,12 +163,13 @@ impl Settings {
             cleanup.handler = Some(ngx_ssl_cleanup_ctx);
             cleanup.data = ssl.cast();
             if ngx_ssl_ciphers(cf, ssl, &raw mut self.ciphers, 0) != ok {
-                return Err(Invalid);
+                return Err(blame(cf, "matrix_user_hash_ssl_ciphers", &self.ciphers));
             }
             if self.verify != 0 {
                 let mut authorities = self.authorities(cf)?;
                 if ngx_ssl_trusted_certificate(cf, ssl, &raw mut authorities, VERIFY_DEPTH) != ok {
-                    return Err(Invalid);
+                    let directive = "matrix_user_hash_ssl_trusted_certificate";
+                    return Err(blame(cf, directive, &authorities));
                 }
             }
             if ngx_ssl_client_session_cache(cf, ssl, 1) != ok {
@@ -203,6 +204,17 @@ impl Settings {
             }
         }
     }
+}
+
+/// Says whose value it is that nginx has just refused without naming the directive.
+fn blame(cf: &mut ngx_conf_t, directive: &str, value: &ngx_str_t) -> Invalid {
+    // SAFETY: the value of a directive, or static.
+    let value = String::from_utf8_lossy(unsafe { bytes(value) });
+    emerg!(
+        cf,
+        "invalid value \"{value}\" in \"{directive}\" directive, see the line before"
+    );
+    Invalid
 }
 
 fn inherit_text(inner: &mut ngx_str_t, outer: &ngx_str_t, default: ngx_str_t) {

@@ -123,6 +123,13 @@ fn read<'a>(cf: &mut ngx_conf_t, words: &[&'a [u8]]) -> Result<&'static Target, 
         ));
     }
     let server = Server::add(cf, rest, secure).map_err(|reason| reason.and_then(wrong))?;
+    if server.path == b"/" {
+        warn!(
+            cf,
+            "\"matrix_user_hash\" asks for \"/\", which is no whoami endpoint: leave the slash out of \"{}\"",
+            String::from_utf8_lossy(url)
+        );
+    }
     let target = Target {
         secure,
         path: server.path,
@@ -173,15 +180,19 @@ impl Server {
             let mut parsed = unparsed(url, secure);
             let conf = ngx_http_upstream_add(cf, &raw mut parsed, 0);
             if conf.is_null() {
-                // nginx has logged why.
-                return Err(None);
+                return Err(Some("nginx refuses it, see the line before"));
             }
             name_directive(cf, conf)?;
             let path = bytes(&parsed.uri);
             Ok(Self {
                 conf,
                 host: host(&parsed, secure),
-                path: if path.is_empty() { WHOAMI } else { path }.to_vec(),
+                path: match path {
+                    [] => WHOAMI.to_vec(),
+                    // Arguments alone, which nginx takes for a path.
+                    [b'?', ..] => [WHOAMI, path].concat(),
+                    _ => path.to_vec(),
+                },
             })
         }
     }

@@ -13,8 +13,8 @@ use super::{LocationConf, args};
 pub struct Valid {
     /// 200: whose token it is.
     known: Option<Seconds>,
-    /// 401 with `M_UNKNOWN_TOKEN`: nobody's.
-    refused: Option<Seconds>,
+    /// 401 with `M_UNKNOWN_TOKEN`: nobody's. In milliseconds.
+    refused: Option<u64>,
     /// Whatever else went wrong, in milliseconds, since it is at most a second.
     failed: Option<u32>,
 }
@@ -28,7 +28,7 @@ impl Valid {
     /// Takes what is not set from the enclosing block, or by default.
     pub fn inherit(&mut self, outer: &Self) {
         self.known = self.known.or(outer.known).or(Some(Seconds::new(3600)));
-        self.refused = self.refused.or(outer.refused).or(Some(Seconds::new(30)));
+        self.refused = self.refused.or(outer.refused).or(Some(30_000));
         self.failed = self.failed.or(outer.failed).or(Some(1000));
     }
 
@@ -39,7 +39,7 @@ impl Valid {
 
     /// How long a refusal is remembered, in milliseconds.
     pub fn refused(&self) -> u64 {
-        u64::from(self.refused.unwrap_or_default().get()) * 1000
+        self.refused.unwrap_or_default()
     }
 
     /// How long a failure is remembered, in milliseconds.
@@ -92,10 +92,12 @@ fn set_code(
     time: &[u8],
     milliseconds: ngx_int_t,
 ) -> bool {
-    let seconds = Seconds::new(u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX));
+    let whole = u64::try_from(milliseconds).unwrap_or(0);
+    // The table counts in seconds; less than one is one, not none.
+    let seconds = Seconds::new(u32::try_from(whole.div_ceil(1000)).unwrap_or(u32::MAX));
     let duplicate = match code {
         b"200" => valid.known.replace(seconds).is_some(),
-        b"401" => valid.refused.replace(seconds).is_some(),
+        b"401" => valid.refused.replace(whole).is_some(),
         b"any" if milliseconds > LONGEST_FAILURE => {
             emerg!(
                 cf,

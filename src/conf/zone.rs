@@ -47,6 +47,15 @@ pub unsafe extern "C" fn set(
         );
         return NGX_CONF_ERROR;
     }
+    if let Some(other) = shares_file(crate::main_conf(cf).zones.as_slice(), &settings) {
+        emerg!(
+            cf,
+            "zone \"{}\" in \"matrix_user_hash_zone\" directive cannot have the state file of zone \"{other}\": each \
+             would write over the other",
+            settings.name
+        );
+        return NGX_CONF_ERROR;
+    }
     let name = settings.name.clone();
     match SharedZone::declare(cf, settings) {
         Ok(zone) => {
@@ -62,6 +71,14 @@ pub unsafe extern "C" fn set(
             NGX_CONF_ERROR
         }
     }
+}
+
+/// The name of a zone that is saved to the same file.
+fn shares_file<'z>(zones: &[&'z SharedZone], settings: &Settings) -> Option<&'z str> {
+    let file = settings.state.as_ref()?;
+    let mut others = zones.iter();
+    let other = others.find(|zone| zone.state.as_ref() == Some(file))?;
+    Some(&other.name)
 }
 
 type Mistake<'a> = (&'a [u8], String);

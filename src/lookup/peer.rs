@@ -22,6 +22,8 @@ use ngx::core::Status;
 use super::Lookup;
 use crate::guard;
 
+const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;
+
 /// `ngx_event_free_peer_pt`.
 pub type Free = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void, ngx_uint_t)>;
 
@@ -83,10 +85,13 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, data: *mut c_void, s
                 .byte_sub(offset_of!(ngx_http_upstream_t, peer))
                 .cast::<ngx_http_upstream_t>();
             let lookup = (*upstream).input_filter_ctx.cast::<Lookup>();
-            let state = if counts(&*upstream) {
+            let state = if (*lookup).overdue {
+                // For nginx it was closed before anything went wrong.
+                state | FAILED
+            } else if counts(&*upstream) {
                 state
             } else {
-                state & !(NGX_PEER_FAILED as ngx_uint_t)
+                state & !FAILED
             };
             if let Some(free) = (*lookup).free_peer {
                 free(peer, data, state);

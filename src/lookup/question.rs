@@ -9,6 +9,7 @@ use matrix_user_hash_core::whoami::{
 use super::{Order, Report};
 use crate::conf::target::Target;
 use crate::fault::{self, Place};
+use crate::memory;
 use crate::phase::{self, Question};
 use crate::request::Request;
 
@@ -23,7 +24,8 @@ pub struct Written {
     pub agent: Option<Vec<u8>>,
 }
 
-/// Writes the whoami request for what `client` asks. Nothing if it does not ask that (any more).
+/// Writes the whoami request for what `client` asks. Nothing if it does not ask that (any more),
+/// or without memory.
 pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
     fault::at(Place::Ask, client.user_agent());
     let indexes = phase::indexes(client);
@@ -45,10 +47,11 @@ pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written>
         token: &token,
         user_agent: client.user_agent(),
         forwarded_for: client.variable(indexes.forwarded_for).unwrap_or_default(),
+        remote_addr: client.address(),
         forwarded_proto: client.variable(indexes.scheme).unwrap_or_default(),
         masquerade,
     };
-    let mut bytes = Vec::with_capacity(request.len());
+    let mut bytes = memory::with_capacity(request.len())?;
     request.write(&mut bytes);
     Some(Written {
         bytes,

@@ -12,8 +12,8 @@ use core::{ptr, slice};
 use matrix_user_hash_core::whoami::{FailureKind, Malformed, Progress, parse};
 use nginx_sys::{
     NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_INVALID_HEADER, ngx_alloc_chain_link,
-    ngx_create_temp_buf, ngx_http_finalize_request, ngx_http_request_t, ngx_http_upstream_create,
-    ngx_http_upstream_init, ngx_http_upstream_t, ngx_int_t, ngx_uint_t,
+    ngx_connection_t, ngx_create_temp_buf, ngx_http_finalize_request, ngx_http_request_t,
+    ngx_http_upstream_create, ngx_http_upstream_init, ngx_http_upstream_t, ngx_int_t, ngx_uint_t,
 };
 use ngx::core::Status;
 use ngx::ngx_string;
@@ -99,6 +99,9 @@ unsafe extern "C" fn create_request(child: *mut ngx_http_request_t) -> ngx_int_t
             }
             ptr::copy_nonoverlapping(bytes.as_ptr(), (*buffer).last, bytes.len());
             (*buffer).last = (*buffer).last.add(bytes.len());
+            // Else TLS keeps it back for more to come, and on a connection that was kept alive nothing else writes
+            // (ngx_ssl_send_chain; ngx_http_proxy_create_request does the same).
+            (*buffer).set_flush(1);
             (*link).buf = buffer;
             (*link).next = ptr::null_mut();
             (*(*child).upstream).request_bufs = link;
@@ -124,7 +127,7 @@ unsafe extern "C" fn process_header(child: *mut ngx_http_request_t) -> ngx_int_t
             let (lookup, upstream) = (&mut *Lookup::of(child), &mut *(*child).upstream);
             match read(lookup, upstream, false) {
                 Reading::More => AGAIN,
-                Reading::UntilClose => until_close(child, lookup, upstream),
+                Reading::UntilClose => until_close(lookup, upstream),
                 Reading::Done(report, status) => done(lookup, upstream, report, status),
             }
         }
@@ -158,11 +161,15 @@ unsafe fn read(lookup: &mut Lookup, upstream: &mut ngx_http_upstream_t, eof: boo
     };
     match parse(bytes, size, eof) {
         Ok(Progress::Incomplete) if eof => Reading::Done(Report::Failed(FailureKind::Head), 0),
-        Ok(Progress::Incomplete | Progress::UntilClose) if bytes.len() == size => {
+        Ok(Progress::Incomplete | Progress::UntilClose(_)) if bytes.len() == size => {
             Reading::Done(Report::Failed(FailureKind::TooLarge), 0)
         }
         Ok(Progress::Incomplete) => Reading::More,
-        Ok(Progress::UntilClose) => Reading::UntilClose,
+        Ok(Progress::UntilClose(200 | 401)) => Reading::UntilClose,
+        // Its body would say nothing; and now the next server can still be tried.
+        Ok(Progress::UntilClose(status)) => {
+            Reading::Done(Report::Failed(FailureKind::Status), status)
+        }
         Ok(Progress::Complete(response)) => {
             let (keepalive, status) = (response.keepalive, response.status);
             let report = lookup.judge(&response);
@@ -210,20 +217,25 @@ fn done(
 ///
 /// # Safety
 ///
-/// `child` is the live subrequest of `lookup`, `upstream` its upstream.
-unsafe fn until_close(
-    child: *mut ngx_http_request_t,
-    lookup: &mut Lookup,
-    upstream: &mut ngx_http_upstream_t,
-) -> ngx_int_t {
-    upstream.read_event_handler = Some(read_until_close);
-    // SAFETY: the caller's.
+/// `upstream` is the upstream of `lookup`, and reads.
+unsafe fn until_close(lookup: &mut Lookup, upstream: &mut ngx_http_upstream_t) -> ngx_int_t {
+    lookup.nginx_reads = upstream.read_event_handler.replace(read_until_close);
+    // SAFETY: the caller's; an upstream that reads has a connection.
     unsafe {
-        match read_on(child, lookup, upstream) {
-            None => AGAIN,
+        match read_on(lookup, upstream) {
             Some((report, status)) => done(lookup, upstream, report, status),
+            None => {
+                // nginx tries to read once more when this returns. If the end had come by then, it would be a failure.
+                lookup.recv = (*upstream.peer.connection).recv.replace(nothing_yet);
+                AGAIN
+            }
         }
     }
+}
+
+/// Stands in for a connection's `recv` while nginx must not read.
+unsafe extern "C" fn nothing_yet(_: *mut ngx_connection_t, _: *mut u8, _: usize) -> isize {
+    AGAIN
 }
 
 /// Reads until the connection has no more for now, or the response has ended.
@@ -232,7 +244,6 @@ unsafe fn until_close(
 ///
 /// As [`until_close`].
 unsafe fn read_on(
-    _child: *mut ngx_http_request_t,
     lookup: &mut Lookup,
     upstream: &mut ngx_http_upstream_t,
 ) -> Option<(Report, u16)> {
@@ -282,14 +293,18 @@ unsafe extern "C" fn read_until_close(
         // of nginx below look only at the lookup's connection after that (ngx_http_upstream_handler).
         unsafe {
             let lookup = Lookup::of(child);
-            let upstream = &mut *upstream;
-            let connection = upstream.peer.connection;
+            let connection = (*upstream).peer.connection;
+            if let Some(recv) = (*lookup).recv.take() {
+                (*connection).recv = Some(recv);
+            }
             if (*(*connection).read).timedout() != 0 {
-                (*lookup).report = Some(Report::Failed(FailureKind::Timeout));
-                Lookup::conclude(lookup, FailureKind::Timeout);
+                // nginx's own handler knows what to do: the next server, or the end.
+                if let Some(nginx_reads) = (*lookup).nginx_reads {
+                    nginx_reads(child, upstream);
+                }
                 return;
             }
-            match read_on(child, &mut *lookup, upstream) {
+            match read_on(&mut *lookup, &mut *upstream) {
                 Some((report, _)) => {
                     (*lookup).report = Some(report);
                     Lookup::conclude(lookup, FailureKind::Head);

@@ -4,6 +4,7 @@
 //! has a lookup of its own is decided by the zone's array of flights, its breaker and its table, in that order.
 
 use core::ptr::NonNull;
+use std::collections::TryReserveError;
 use std::time::Instant;
 
 use matrix_user_hash_core::breaker::Admit;
@@ -33,22 +34,60 @@ const COLLISIONS: usize = 64;
 pub(super) struct Flight {
     question: Question,
     stage: Stage,
-    /// By seat; an empty one is of a request that has gone.
-    waiters: Vec<Option<NonNull<Waiter>>>,
-    /// How many seats are taken.
-    taken: usize,
+    seats: Seats,
     /// When a lookup of ours has ended, if nothing went wrong with it.
     until: Millis,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Our lookup is on its way, for the request in that seat (or for nobody, in the background).
-    Leading(Option<usize>),
-    /// Another worker's lookup is.
-    Following,
-    /// There is no lookup yet.
-    Turn,
+    /// That lookup of ours is on its way, for the request in that seat (or for nobody, in the background).
+    Leading { lookup: u64, seat: Option<usize> },
+    /// It is somebody else's turn.
+    Waiting(Wait),
+}
+
+/// What a flight waits for that is not led from here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Another worker's lookup of the same key.
+    Lookup,
+    /// The word of the key, which is held for another one.
+    Word,
+    /// A place below `matrix_user_hash_max_lookups`.
+    Place,
+}
+
+/// The waiting requests of a flight. A seat that was left goes to the next who comes.
+#[derive(Default)]
+struct Seats {
+    waiters: Vec<Option<NonNull<Waiter>>>,
+    left: Vec<usize>,
+}
+
+impl Seats {
+    fn take(&mut self, waiter: NonNull<Waiter>) -> Result<usize, TryReserveError> {
+        if let Some(seat) = self.left.pop() {
+            self.waiters[seat] = Some(waiter);
+            return Ok(seat);
+        }
+        self.waiters.try_reserve(1)?;
+        // As many as there are seats, so that leaving one needs no memory.
+        self.left.try_reserve(self.waiters.len() + 1)?;
+        self.waiters.push(Some(waiter));
+        Ok(self.waiters.len() - 1)
+    }
+
+    fn leave(&mut self, seat: usize) {
+        if self.waiters.get_mut(seat).and_then(Option::take).is_some() {
+            self.left.push(seat);
+        }
+    }
+
+    fn first(&self) -> Option<(usize, NonNull<Waiter>)> {
+        let mut taken = self.waiters.iter().enumerate();
+        taken.find_map(|(seat, waiter)| Some((seat, (*waiter)?)))
+    }
 }
 
 /// A lookup to send: done outside of the borrow.
@@ -60,35 +99,28 @@ pub(super) struct Departure {
 /// How a flight may begin.
 enum Begun {
     Lead(Permit, Admit),
-    Wait(Stage),
+    Wait(Wait),
     Landed(Outcome),
 }
 
 impl Local {
-    /// A request gives its seat in a flight back. True if that flight was still waiting for a turn.
+    /// A request gives its seat in a flight back. True if that flight had no lookup yet.
+    ///
+    /// A flight that nobody waits for any more is forgotten when it is polled next, with its place in the line; who asks
+    /// for its key before that takes it over.
     pub fn leave(&mut self, key: &Key, seat: usize) -> bool {
         let Some(flight) = self.flights.get_mut(key) else {
             return false;
         };
-        if flight
-            .waiters
-            .get_mut(seat)
-            .and_then(Option::take)
-            .is_some()
-        {
-            flight.taken -= 1;
-        }
-        let turn = flight.stage == Stage::Turn;
-        self.forget_if_empty(key);
-        turn
-    }
-
-    /// A flight that is not ours to lead, and for which nobody waits any more, is of no use.
-    fn forget_if_empty(&mut self, key: &Key) {
-        let empty =
-            |flight: &Flight| flight.taken == 0 && !matches!(flight.stage, Stage::Leading(_));
-        if self.flights.get(key).is_some_and(empty) {
-            self.flights.remove(key);
+        flight.seats.leave(seat);
+        match &mut flight.stage {
+            Stage::Leading { seat: leader, .. } => {
+                if *leader == Some(seat) {
+                    *leader = None;
+                }
+                false
+            }
+            Stage::Waiting(wait) => *wait != Wait::Lookup,
         }
     }
 
@@ -96,7 +128,7 @@ impl Local {
     fn forget_if_lost(&mut self, key: &Key) {
         let now = self.now();
         let lost = |flight: &Flight| {
-            matches!(flight.stage, Stage::Leading(_)) && flight.until.plus(GRACE) < now
+            matches!(flight.stage, Stage::Leading { .. }) && flight.until.plus(GRACE) < now
         };
         if self.flights.get(key).is_some_and(lost) {
             self.land(key, Outcome::Verdict(Verdict::Failed(FailureKind::Timeout)));
@@ -130,9 +162,12 @@ impl Local {
             .claim(question.key(), &asker, now, is_alive)
         {
             Claim::Leader(permit) => permit,
-            Claim::Same => return Begun::Wait(Stage::Following),
-            Claim::Turn => return Begun::Wait(Stage::Turn),
-            Claim::Published(Ended::Stored) => return Begun::Wait(Stage::Turn),
+            Claim::Same => return Begun::Wait(Wait::Lookup),
+            Claim::Turn | Claim::Published(Ended::Stored) => return Begun::Wait(Wait::Word),
+            Claim::Full => {
+                self.full_at = site.conf.most_lookups();
+                return Begun::Wait(Wait::Place);
+            }
             Claim::Published(Ended::Refused) => {
                 return Begun::Landed(Outcome::Verdict(Verdict::Refused));
             }
@@ -175,60 +210,76 @@ impl Local {
     }
 
     /// A request takes a seat. A lookup to send if it is to lead.
-    pub(super) fn board(&mut self, waiter: &mut Waiter) -> Option<Departure> {
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for a seat.
+    pub(super) fn board(
+        &mut self,
+        waiter: &mut Waiter,
+    ) -> Result<Option<Departure>, TryReserveError> {
         let question = waiter.question;
         let key = *question.key();
         let me = NonNull::from(&mut *waiter);
         self.forget_if_lost(&key);
         if let Some(flight) = self.flights.get_mut(&key) {
-            waiter.seat = Some(flight.waiters.len());
-            flight.waiters.push(Some(me));
-            flight.taken += 1;
-            return None;
+            waiter.seat = Some(flight.seats.take(me)?);
+            return Ok(None);
         }
-        let begun = self.begin(&waiter.site, &question, waiter.deadline(), false);
-        let (stage, departure) = match begun {
+        self.reserve()?;
+        let mut seats = Seats::default();
+        let seat = seats.take(me)?;
+        let (site, until) = (waiter.site, waiter.deadline());
+        let begun = if site.conf.most_lookups() <= self.full_at {
+            // Others wait for a place already.
+            Begun::Wait(Wait::Place)
+        } else {
+            self.begin(&site, &question, until, false)
+        };
+        let (stage, order) = match begun {
             Begun::Landed(outcome) => {
                 waiter.deliver(outcome);
-                return None;
+                return Ok(None);
             }
             Begun::Lead(permit, admitted) => {
-                let until = waiter.deadline();
-                let order = self.order(&waiter.site, question, (permit, admitted), until);
-                (
-                    Stage::Leading(Some(0)),
-                    Some(Departure {
-                        request: waiter.request,
-                        order,
-                    }),
-                )
+                let order = self.order(&site, question, (permit, admitted), until);
+                (order.stage(Some(seat)), Some(order))
             }
-            Begun::Wait(stage) => (stage, None),
+            Begun::Wait(wait) => {
+                if wait != Wait::Lookup {
+                    self.count(Counter::Queued);
+                }
+                self.wait(key, wait);
+                self.pause = 1;
+                self.poll.reset(1);
+                (Stage::Waiting(wait), None)
+            }
         };
-        match stage {
-            Stage::Following => self.following.push(key),
-            Stage::Turn => {
-                self.count(Counter::Queued);
-                self.turns.push_back(key);
-            }
-            Stage::Leading(_) => {}
+        waiter.seat = Some(seat);
+        let flight = Flight {
+            question,
+            stage,
+            seats,
+            until,
+        };
+        self.flights.insert(key, flight);
+        let request = waiter.request;
+        Ok(order.map(|order| Departure { request, order }))
+    }
+
+    /// Room for one more flight.
+    fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.flights.try_reserve(1)?;
+        self.following.try_reserve(1)?;
+        self.turns.try_reserve(1)
+    }
+
+    /// Puts a flight in the line where it will be polled.
+    fn wait(&mut self, key: Key, wait: Wait) {
+        match wait {
+            Wait::Lookup => self.following.push(key),
+            Wait::Word | Wait::Place => self.turns.push_back(key),
         }
-        waiter.seat = Some(0);
-        self.flights.insert(
-            key,
-            Flight {
-                question,
-                stage,
-                waiters: vec![Some(me)],
-                taken: 1,
-                until: waiter.deadline(),
-            },
-        );
-        if stage == Stage::Following || stage == Stage::Turn {
-            self.pause = 1;
-            self.poll.reset(1);
-        }
-        departure
     }
 
     /// A flight for which nobody waits, if its lookup can be sent at once.
@@ -240,7 +291,8 @@ impl Local {
     ) -> Option<Departure> {
         let key = *question.key();
         self.forget_if_lost(&key);
-        if self.flights.contains_key(&key) || self.refused.get(&key, self.now()).is_some() {
+        let known = self.flights.contains_key(&key) || self.refused.get(&key, self.now()).is_some();
+        if known || self.reserve().is_err() {
             return None;
         }
         let deadline = self.now().plus(site.conf.hold());
@@ -248,51 +300,59 @@ impl Local {
             return None;
         };
         self.count(Counter::Refreshes);
-        self.flights.insert(
-            key,
-            Flight {
-                question,
-                stage: Stage::Leading(None),
-                waiters: Vec::new(),
-                taken: 0,
-                until: deadline,
-            },
-        );
-        Some(Departure {
-            request,
-            order: self.order(site, question, (permit, admitted), deadline),
-        })
+        let order = self.order(site, question, (permit, admitted), deadline);
+        let flight = Flight {
+            question,
+            stage: order.stage(None),
+            seats: Seats::default(),
+            until: deadline,
+        };
+        self.flights.insert(key, flight);
+        Some(Departure { request, order })
     }
 
     fn order(
-        &self,
+        &mut self,
         site: &Site,
         question: Question,
         (permit, admitted): (Permit, Admit),
         deadline: Millis,
     ) -> Order {
         self.count(Counter::Lookups);
+        self.lookups += 1;
         Order {
+            id: self.lookups,
             site: *site,
             question,
             permit,
             admitted,
             deadline,
             sent: Instant::now(),
+            is_fair: true,
+        }
+    }
+
+    /// Tells everyone on the flight of that lookup how it ended, and forgets the flight. One that was taken for lost has
+    /// none any more.
+    pub(super) fn land_lookup(&mut self, order: &Order, outcome: Outcome) {
+        let key = order.question.key();
+        let is_its = |flight: &Flight| matches!(flight.stage, Stage::Leading { lookup, .. } if lookup == order.id);
+        if self.flights.get(key).is_some_and(is_its) {
+            self.land(key, outcome);
         }
     }
 
     /// Tells everyone on a flight how it ended, and forgets it.
-    pub(super) fn land(&mut self, key: &Key, outcome: Outcome) {
+    fn land(&mut self, key: &Key, outcome: Outcome) {
         let Some(flight) = self.flights.remove(key) else {
             return;
         };
-        for (seat, waiter) in flight.waiters.into_iter().enumerate() {
+        for (seat, waiter) in flight.seats.waiters.into_iter().enumerate() {
             let Some(mut waiter) = waiter else { continue };
+            let leads =
+                matches!(flight.stage, Stage::Leading { seat: leader, .. } if leader == Some(seat));
             let outcome = match outcome {
-                Outcome::User(answer, Status::Miss)
-                    if flight.stage != Stage::Leading(Some(seat)) =>
-                {
+                Outcome::User(answer, Status::Miss) if !leads => {
                     Outcome::User(answer, Status::Shared)
                 }
                 other => other,
@@ -303,23 +363,35 @@ impl Local {
     }
 
     /// Looks after the flights that are not led from here; gives the lookups that can be sent now.
+    ///
+    /// Who waits for a place keeps it in the line: the first in it is the first to go. Who only waits for a word is
+    /// passed by.
     pub(super) fn poll(&mut self) -> Vec<Departure> {
         let mut departures = Vec::new();
         let before = self.flights.len();
         for key in core::mem::take(&mut self.following) {
-            self.advance(key, &mut departures);
+            if let Some(wait) = self.advance(key, &mut departures) {
+                self.wait(key, wait);
+            }
         }
-        let mut collisions = 0;
-        for _ in 0..self.turns.len() {
-            if collisions == COLLISIONS {
+        self.full_at = 0;
+        let mut passed_by = Vec::new();
+        while let Some(key) = self.turns.pop_front() {
+            match self.advance(key, &mut departures) {
+                Some(Wait::Word) => passed_by.push(key),
+                Some(Wait::Place) => {
+                    self.turns.push_front(key);
+                    break;
+                }
+                Some(Wait::Lookup) => self.following.push(key),
+                None => {}
+            }
+            if passed_by.len() == COLLISIONS {
                 break;
             }
-            let Some(key) = self.turns.pop_front() else {
-                break;
-            };
-            if self.advance(key, &mut departures) == Some(Stage::Turn) {
-                collisions += 1;
-            }
+        }
+        for key in passed_by.into_iter().rev() {
+            self.turns.push_front(key);
         }
         let moved = !departures.is_empty() || self.flights.len() != before;
         self.pause = if moved {
@@ -333,51 +405,52 @@ impl Local {
         departures
     }
 
-    /// Moves one flight on that is not led from here; gives the stage in which it still waits.
-    fn advance(&mut self, key: Key, departures: &mut Vec<Departure>) -> Option<Stage> {
-        self.forget_if_empty(&key);
+    /// Moves one flight on that is not led from here; gives what it still waits for.
+    fn advance(&mut self, key: Key, departures: &mut Vec<Departure>) -> Option<Wait> {
         let flight = self.flights.get(&key)?;
-        if matches!(flight.stage, Stage::Leading(_)) {
-            return None;
-        }
         let question = flight.question;
-        let (seat, waiter) = flight
-            .waiters
-            .iter()
-            .enumerate()
-            .find_map(|(i, w)| w.map(|w| (i, w)))?;
+        let Some((seat, waiter)) = flight.seats.first() else {
+            self.flights.remove(&key);
+            return None;
+        };
         // SAFETY: a waiter leaves its seat before it is freed.
         let waiter = unsafe { waiter.as_ref() };
         if let Some(outcome) = self.known(&waiter.site, &question) {
             self.land(&key, outcome);
             return None;
         }
-        let deadline = self.now().plus(waiter.site.conf.hold());
-        let stage = match self.begin(&waiter.site, &question, deadline, true) {
+        let until = self.now().plus(waiter.site.conf.hold());
+        let mut waits = None;
+        let stage = match self.begin(&waiter.site, &question, until, true) {
             Begun::Landed(outcome) => {
                 self.remember(&waiter.site, &key, outcome);
                 self.land(&key, outcome);
                 return None;
             }
-            Begun::Lead(permit, admitted) => {
-                let order = self.order(&waiter.site, question, (permit, admitted), deadline);
-                departures.push(Departure {
-                    request: waiter.request,
-                    order,
-                });
-                Stage::Leading(Some(seat))
+            Begun::Wait(wait) => {
+                waits = Some(wait);
+                Stage::Waiting(wait)
             }
-            Begun::Wait(stage) => stage,
+            Begun::Lead(permit, admitted) => {
+                let order = self.order(&waiter.site, question, (permit, admitted), until);
+                let stage = order.stage(Some(seat));
+                let request = waiter.request;
+                departures.push(Departure { request, order });
+                stage
+            }
         };
         if let Some(flight) = self.flights.get_mut(&key) {
-            flight.stage = stage;
-            flight.until = deadline;
+            (flight.stage, flight.until) = (stage, until);
         }
-        match stage {
-            Stage::Following => self.following.push(key),
-            Stage::Turn => self.turns.push_back(key),
-            Stage::Leading(_) => return None,
+        waits
+    }
+}
+
+impl Order {
+    fn stage(&self, seat: Option<usize>) -> Stage {
+        Stage::Leading {
+            lookup: self.id,
+            seat,
         }
-        Some(stage)
     }
 }

@@ -50,10 +50,10 @@ impl Local {
                 )
             }
         };
-        self.heed(report, order.admitted, now);
+        self.heed(report, &order, now);
         self.remember(&order.site, &key, outcome);
+        self.land_lookup(&order, outcome);
         self.zone.flights().finish(order.permit, ended, now);
-        self.land(&key, outcome);
         if !self.turns.is_empty() {
             // Its place is free: the next need not wait for the poll.
             self.poll.post();
@@ -76,10 +76,12 @@ impl Local {
     }
 
     /// Lets the breaker know of what no client can bring about.
-    fn heed(&self, report: &Report, admitted: Admit, now: Millis) {
+    fn heed(&self, report: &Report, order: &Order, now: Millis) {
         let breaker = self.zone.breaker();
-        let seed = u64::from(self.pid);
+        let (admitted, seed) = (order.admitted, u64::from(self.pid));
         match report {
+            // It says nothing of the homeserver. But what a probe found must be told.
+            Report::Failed(_) if !order.is_fair && admitted != Admit::Probe => {}
             Report::Failed(FailureKind::Connect | FailureKind::Timeout) => {
                 if breaker.failure(admitted, now, seed) && self.is_due(Notice::Suspended) {
                     log::error!(

@@ -15,7 +15,7 @@ fuzz_target!(|sent: &[u8]| {
     let ended = parse(sent, LIMIT, true);
     assert!(!matches!(
         ended,
-        Ok(Progress::Incomplete | Progress::UntilClose)
+        Ok(Progress::Incomplete | Progress::UntilClose(_))
     ));
 
     match &open {
@@ -38,7 +38,7 @@ fuzz_target!(|sent: &[u8]| {
         }
         // A connection that is still open can make no right beginning wrong but by its length.
         Ok(Progress::Incomplete) => assert!(ended.is_err()),
-        Ok(Progress::UntilClose) => assert!(ended.is_ok()),
+        Ok(Progress::UntilClose(_)) => assert!(ended.is_ok()),
         Err(malformed) => assert_eq!(ended.as_ref(), Err(malformed)),
     }
 
@@ -49,8 +49,8 @@ fuzz_target!(|sent: &[u8]| {
         match (&last, &now) {
             (None | Some(Ok(Progress::Incomplete)), _) => {}
             (
-                Some(Ok(Progress::UntilClose)),
-                Ok(Progress::UntilClose) | Err(Malformed::TooLarge),
+                Some(Ok(Progress::UntilClose(_))),
+                Ok(Progress::UntilClose(_)) | Err(Malformed::TooLarge),
             ) => {}
             (Some(Ok(Progress::Complete(before))), Ok(Progress::Complete(after))) => {
                 assert_eq!((before.status, &before.body), (after.status, &after.body));

@@ -172,14 +172,14 @@ fn the_cap_holds_over_keys_and_a_released_permit_makes_room() {
         .collect();
     assert_eq!(
         flights.claim(&key(3, 3), &capped(101), NOW, all_alive),
-        Claim::Turn
+        Claim::Full
     );
     assert_eq!(flights.in_flight(NOW, all_alive), 3);
     assert!(flights.release(held.pop().unwrap()));
     let _held = lead(&flights, &key(3, 3), &capped(101), NOW);
     assert_eq!(
         flights.claim(&key(4, 4), &capped(102), NOW, all_alive),
-        Claim::Turn
+        Claim::Full
     );
     let only_101 = |pid| pid == 101;
     let claim = flights.claim(&key(4, 4), &capped(102), NOW, only_101);
@@ -250,6 +250,7 @@ proptest! {
                                 || flights.in_flight(now, all_alive) > 0
                         ),
                         Claim::Turn => prop_assert!(flights.in_flight(now, all_alive) > 0),
+                        Claim::Full => prop_assert!(flights.in_flight(now, all_alive) >= max_lookups),
                         Claim::Published(_) => prop_assert!(false, "it had not waited"),
                     }
                 }

@@ -42,6 +42,40 @@ fn fill(zone: &Zone<'_>, tokens: std::ops::Range<u64>, now: Millis) {
 }
 
 #[test]
+fn what_killed_writers_left_beside_a_file_is_swept_and_nothing_else() {
+    let directory =
+        std::env::temp_dir().join(format!("matrix-user-hash-sweep-{}", std::process::id()));
+    fs::create_dir(&directory).unwrap();
+    let names = [
+        "users.41.tmp",
+        "users.42.tmp",
+        "users.tmp",
+        "users.x.tmp",
+        "users",
+        "other.41.tmp",
+    ];
+    for name in names {
+        fs::write(directory.join(name), b"half").unwrap();
+    }
+    sweep(&directory.join("users"), |pid| pid == 42);
+    let left: Vec<_> = names
+        .iter()
+        .filter(|name| directory.join(name).exists())
+        .collect();
+    assert_eq!(
+        left,
+        [
+            &"users.42.tmp",
+            &"users.tmp",
+            &"users.x.tmp",
+            &"users",
+            &"other.41.tmp"
+        ]
+    );
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn ten_thousand_users_are_known_after_a_full_restart() {
     let old = memory(131_072);
     let old = Zone::format(&old, &SECRET, NOW).unwrap();

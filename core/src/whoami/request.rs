@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub user_agent: Option<&'a [u8]>,
     /// The client's chain of addresses, as `$proxy_add_x_forwarded_for` gives it.
     pub forwarded_for: &'a [u8],
+    /// The client's address alone, for a chain that cannot be passed along: whoami must not take the proxy for the client.
+    pub remote_addr: &'a [u8],
     /// `http` or `https`, as the client sees it.
     pub forwarded_proto: &'a [u8],
     /// For tokens of application services: in whose name they want to speak.
@@ -117,7 +119,8 @@ impl Request<'_> {
         // `_process_forwarded_headers`); an agent may have any bytes.
         let ascii = |value: &[u8]| is_field_value(value) && value.is_ascii();
         let proto = Some(self.forwarded_proto).filter(|value| ascii(value));
-        let address = Some(self.forwarded_for).filter(|value| ascii(value));
+        let addresses = [self.forwarded_for, self.remote_addr];
+        let address = addresses.into_iter().find(|value| ascii(value));
         let agent = self.user_agent.filter(|value| is_field_value(value));
         [
             (&b"X-Forwarded-Proto"[..], proto),
@@ -180,6 +183,7 @@ mod tests {
             token: &token,
             user_agent: Some(b"Element/1.11.80 (Linux)"),
             forwarded_for: b"203.0.113.7",
+            remote_addr: b"203.0.113.7",
             forwarded_proto: b"https",
             masquerade: None,
         };
@@ -250,7 +254,7 @@ mod tests {
         ] {
             let request = with(|r| r.user_agent = Some(value));
             assert!(!request.contains("User-Agent"), "{value:?}");
-            let request = with(|r| r.forwarded_for = value);
+            let request = with(|r| (r.forwarded_for, r.remote_addr) = (value, b""));
             assert!(!request.contains("X-Forwarded-For"), "{value:?}");
             let request = with(|r| r.forwarded_proto = value);
             assert!(!request.contains("X-Forwarded-Proto"), "{value:?}");
@@ -261,10 +265,18 @@ mod tests {
     fn an_agent_may_have_tabs_and_any_alphabet_but_an_address_is_ascii() {
         let request = with(|r| r.user_agent = Some("Schildi\tchat/ä".as_bytes()));
         assert!(request.contains("User-Agent: Schildi\tchat/ä\r\n"));
-        assert!(
-            !with(|r| r.forwarded_for = "ä, 203.0.113.7".as_bytes()).contains("X-Forwarded-For")
-        );
         assert!(!with(|r| r.user_agent = None).contains("User-Agent"));
+    }
+
+    #[test]
+    fn no_chain_of_addresses_leaves_the_session_list_without_the_client() {
+        const LONG: &[u8] = &[b'1'; VALUE_MAX + 1];
+        for chain in ["ä, 203.0.113.7".as_bytes(), b"", b"\x01", LONG] {
+            let request = with(|r| (r.forwarded_for, r.remote_addr) = (chain, b"198.51.100.9"));
+            assert!(request.contains("X-Forwarded-For: 198.51.100.9\r\n"));
+        }
+        let request = with(|r| r.remote_addr = b"198.51.100.9");
+        assert!(request.contains("X-Forwarded-For: 203.0.113.7\r\n"));
     }
 
     #[test]
@@ -293,6 +305,7 @@ mod tests {
                 token: &token,
                 user_agent: Some(&agent),
                 forwarded_for: &address,
+                remote_addr: b"203.0.113.7",
                 forwarded_proto: b"https",
                 masquerade: Some(Masquerade { user_id, device_id: Some((DeviceParam::Stable, &device)) }),
             };

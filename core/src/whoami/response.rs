@@ -23,8 +23,8 @@ const AFTER_CHUNK: usize = b"\r\n0\r\n\r\n".len();
 pub enum Progress<'a> {
     /// Right so far; more bytes must come. If the connection ends here, call again with `eof`.
     Incomplete,
-    /// The head is complete and the body ends with the connection: call again with `eof` then.
-    UntilClose,
+    /// The head is complete, with this status, and the body ends with the connection: call again with `eof` then.
+    UntilClose(u16),
     /// The response is whole.
     Complete(Response<'a>),
 }
@@ -83,7 +83,7 @@ pub fn parse(buf: &[u8], limit: usize, eof: bool) -> Result<Progress<'_>, Malfor
             None => return more(buf, limit, eof, Malformed::Body),
         },
         Framing::UntilClose if buf.len() > limit => return Err(Malformed::TooLarge),
-        Framing::UntilClose if !eof => return Ok(Progress::UntilClose),
+        Framing::UntilClose if !eof => return Ok(Progress::UntilClose(head.status)),
         Framing::UntilClose => (Cow::Borrowed(&buf[head.len..]), buf.len()),
     };
     Ok(Progress::Complete(Response {

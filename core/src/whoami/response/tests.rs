@@ -96,7 +96,7 @@ fn a_body_without_length_ends_with_the_connection() {
         let response = format!("{head}{ALICE}");
         assert_eq!(
             parse(response.as_bytes(), LIMIT, false),
-            Ok(Progress::UntilClose)
+            Ok(Progress::UntilClose(200))
         );
         let body = Cow::Borrowed(ALICE.as_bytes());
         let read = Response {
@@ -473,14 +473,14 @@ proptest! {
         for len in 0..bytes.len() {
             match parse(&bytes[..len], limit, false) {
                 Ok(Progress::Incomplete) => prop_assert!(!closing, "no way back at {}", len),
-                Ok(Progress::UntilClose) => closing = true,
+                Ok(Progress::UntilClose(_)) => closing = true,
                 other => prop_assert!(false, "{:?} at {}", other, len),
             }
             prop_assert!(until_close || !closing);
         }
         let read = Response { status, keepalive: !until_close, body: body.into() };
         if until_close {
-            prop_assert_eq!(parse(&bytes, limit, false), Ok(Progress::UntilClose));
+            prop_assert_eq!(parse(&bytes, limit, false), Ok(Progress::UntilClose(status)));
             prop_assert_eq!(parse(&bytes, limit, true), Ok(Progress::Complete(read)));
         } else {
             prop_assert_eq!(parse(&bytes, limit, false), Ok(Progress::Complete(read)));

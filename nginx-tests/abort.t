@@ -1,0 +1,48 @@
+# Clients that leave while their request waits for an answer.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use MatrixUserHash;
+use MatrixUserHash::Instance;
+use MatrixUserHash::Http qw(get connect_to bearer shown);
+use Test::More;
+use Time::HiRes qw(sleep);
+
+my $nginx = MatrixUserHash::Instance->start(log_format => 'matrix', server => <<'.');
+        location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_timeout 1s; proxy_pass http://sync_workers; post_action /after; }
+        location /after { proxy_pass http://$TEST_NGINX_WHOAMI/echo/after; }
+        location /resolved { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_timeout 1s; proxy_pass http://sync_workers; post_action /resolved/after; }
+        location /resolved/after { matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://$TEST_NGINX_WHOAMI/echo/after; }
+.
+my $port = $nginx->port;
+
+# How often the nginx says that it connected for the post_action of those who left.
+sub afterwards { my @n = grep { m{^/(?:resolved/)?after } } split /\n/, $nginx->access_log; return scalar @n }
+
+for my $path ('/', '/resolved') {
+    my $before = afterwards();
+    whoami_set(delay => 0.4);
+    my $sock = connect_to($port);
+    syswrite $sock, bearer($path, token("alice$path"));
+    sleep 0.1;
+    close $sock;
+    sleep 1.5;
+    whoami_set(delay => 0);
+    is(afterwards() - $before, 1, "$path: the post_action of a client that left while it waited runs once, and is not run again by the answer");
+    is(shown(get($port, $path, token("alice$path"))), 'HIT ' . hash_of('@alice:example.org'), '… and the answer is kept');
+}
+
+# A hundred that leave in the middle of a lookup, by threes for one token.
+whoami_set(delay => 0.3);
+my @socks = map { my $s = connect_to($port); syswrite $s, bearer('/', token('bob/' . int($_ / 3))); $s } 1 .. 100;
+sleep 0.1;
+close $_ for @socks;
+sleep 0.6;
+whoami_set(delay => 0);
+is(scalar(grep { shown(get($port, '/', token("bob/$_"))) eq 'HIT ' . hash_of('@bob:example.org') } 0 .. 33), 34,
+    'the answers for clients that have left are kept');
+is_deeply([grep { /\[(?:crit|alert|emerg)\]|panick/ } split /\n/, $nginx->error_log], [], 'and nothing of this is critical to nginx');
+
+done_testing();

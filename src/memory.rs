@@ -1,0 +1,27 @@
+//! Memory that may not be there.
+//!
+//! Where Rust's own allocations fail they abort the process, a worker with all its connections. What a request needs to
+//! wait, and a lookup to be sent, is asked for here or with `try_reserve`: without it the request goes on by the fallback.
+
+use std::alloc::{Layout, alloc};
+
+/// A box, if there is memory for it.
+pub fn boxed<T>(value: T) -> Option<Box<T>> {
+    const { assert!(size_of::<T>() > 0, "`alloc` wants a size") };
+    // SAFETY: the layout is that of `T`, whose size is not 0; the memory is written before it is anybody's.
+    unsafe {
+        let place = alloc(Layout::new::<T>()).cast::<T>();
+        if place.is_null() {
+            return None;
+        }
+        place.write(value);
+        Some(Box::from_raw(place))
+    }
+}
+
+/// An empty vector with room for `capacity`, if there is memory for it.
+pub fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(capacity).ok()?;
+    Some(vector)
+}
