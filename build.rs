@@ -35,7 +35,7 @@ pub(crate) fn features() {
     }
 }
 
-/// Binds `ngx_http_request_t` with our bindgen, for the bitfields that we touch.
+/// Binds `ngx_http_request_t` and `ngx_variable_value_t` with our bindgen, for the bitfields that we touch.
 pub(crate) fn request_bitfields() {
     let include = dep("INCLUDE").expect("nginx-sys hands on nginx's include paths");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -49,6 +49,7 @@ pub(crate) fn request_bitfields() {
                 .map(str::to_owned),
         )
         .allowlist_type("ngx_http_request_s")
+        .allowlist_type("ngx_variable_value_t")
         .allowlist_var("ngx_stat_(requests|reading)")
         .layout_tests(false)
         .derive_debug(false)

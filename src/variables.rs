@@ -12,6 +12,7 @@ use nginx_sys::{
 use ngx::core::Status as Code;
 use ngx::ngx_string;
 
+use crate::compat;
 use crate::request::Request;
 use crate::status::Status;
 
@@ -135,11 +136,7 @@ pub fn write(request: Request, indexes: &Indexes, resolution: &Resolution) {
 }
 
 fn fill(value: &mut ngx_http_variable_value_t, data: *const u8, len: usize) {
-    value.set_len(u32::try_from(len).unwrap_or(0));
-    value.set_valid(1);
-    value.set_no_cacheable(0);
-    value.set_not_found(0);
-    value.data = data.cast_mut();
+    compat::fill_variable(value, data, u32::try_from(len).unwrap_or(0));
 }
 
 /// Seconds with milliseconds, as `$upstream_response_time` has them.

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, io};
 
-/// The module's own words on `ngx_http_request_t`, as the module compiles them.
+/// The module's own words on bitfields, as the module compiles them.
 #[path = "../../src/compat.rs"]
 #[allow(
     dead_code,
@@ -75,6 +75,7 @@ fn main() -> ExitCode {
     wrong.extend(lists::BITS.iter().filter_map(Bit::differs));
     wrong.extend(lists::REQUEST_BITS_OURS.iter().filter_map(Bit::differs));
     wrong.extend(set_logged_differs());
+    wrong.extend(fill_variable_differs());
     match unlisted_bitfields(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../src"))) {
         Ok(unlisted) => wrong.extend(unlisted),
         Err(error) => wrong.push(format!("src/ cannot be read: {error}")),
@@ -88,7 +89,7 @@ fn main() -> ExitCode {
         "{}: {} sizes and offsets, {} bitfields compared with C, {} wrong",
         NGINX_VERSION,
         lists::PLACES.len(),
-        lists::BITS.len() + lists::REQUEST_BITS_OURS.len() + 1,
+        lists::BITS.len() + lists::REQUEST_BITS_OURS.len() + 2,
         wrong.len()
     );
     if wrong.is_empty() {
@@ -166,6 +167,29 @@ fn set_logged_differs() -> Option<String> {
         ..*logged
     }
     .differs()
+}
+
+/// The same of a variable: its longest length and `valid`, and every other bit cleared that was set before.
+fn fill_variable_differs() -> Option<String> {
+    let bit = |name| {
+        let what = format!("ngx_http_variable_value_t.{name}");
+        let mut bits = lists::BITS.iter();
+        bits.find(|bit| bit.what == what).expect("used.txt has it")
+    };
+    let (mut c, mut rust) = (
+        Memory::zeroed(bit("len").size),
+        Memory::zeroed(bit("len").size),
+    );
+    // SAFETY: zeroed memory, aligned, of the size of the structure that is written.
+    unsafe {
+        (bit("len").c)(c.pointer());
+        (bit("valid").c)(c.pointer());
+        (bit("no_cacheable").c)(rust.pointer());
+        (bit("not_found").c)(rust.pointer());
+        let value = &mut *rust.pointer().cast();
+        compat::fill_variable(value, core::ptr::null(), (1 << 28) - 1);
+    }
+    (c != rust).then(|| format!("compat::fill_variable: C writes {c}, Rust {rust}"))
 }
 
 /// nginx-sys' own request bitfields must be wrong where we say that they are, and right elsewhere. The first half is
