@@ -13,6 +13,7 @@ fn main() {
     println!("cargo::rerun-if-changed=src/compat.h");
     features();
     request_bitfields();
+    built_for();
 }
 
 /// Reads a `DEP_NGINX_*` value, and runs again when it changes.
@@ -20,6 +21,18 @@ fn dep(name: &str) -> Option<String> {
     let name = format!("DEP_NGINX_{name}");
     println!("cargo::rerun-if-env-changed={name}");
     env::var(name).ok()
+}
+
+/// Names the nginx for `src/built_for.rs`: as its headers do, and in brackets as whoever builds it does in
+/// `BUILT_FOR`, such as the package and its version.
+fn built_for() {
+    let mut name = dep("VERSION").expect("nginx-sys hands on nginx's version");
+    println!("cargo::rerun-if-env-changed=BUILT_FOR");
+    if let Some(package) = env::var("BUILT_FOR").ok().filter(|p| !p.is_empty()) {
+        assert!(!package.contains('\n'), "BUILT_FOR is one line");
+        name += &format!(" ({package})");
+    }
+    println!("cargo::rustc-env=MATRIX_USER_HASH_BUILT_FOR={name}");
 }
 
 /// `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.

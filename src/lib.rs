@@ -24,6 +24,7 @@ use crate::conf::{COMMANDS, LocationConf, MainConf};
 #[macro_use]
 mod log;
 
+mod built_for;
 mod compat;
 mod conf;
 mod event;
