@@ -3,7 +3,7 @@
 
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-BUILD=$ROOT/build
+BUILD=${BUILD:-$ROOT/build}
 MODULE_NAME=ngx_http_matrix_user_hash_module
 
 say() { printf '==> %s\n' "$*"; }
@@ -76,4 +76,14 @@ need_rust() {
 install_file() {
     mkdir -p "$(dirname "$2")"
     cp "$1" "$2.new" && mv -f "$2.new" "$2"
+}
+
+# The mirror that this machine's apt takes its own Debian release from.
+debian_mirror() {
+    local mirror
+    # shellcheck disable=SC1091,SC2016 # not a file of ours; apt replaces what is in the quotes
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' \
+        "Codename: $(. /etc/os-release && echo "${VERSION_CODENAME:-}")" | head -n 1)
+    [[ -n $mirror ]] || die "no Debian mirror among apt's sources" "on a Debian machine: apt-get update"
+    printf '%s' "$mirror"
 }
