@@ -171,6 +171,24 @@ def check_nothing_is_sent_twice_that_must_not_be():
         assert client.ask("POST", sliding, token(1), b"{}").worker == other
 
 
+def check_a_poll_outlives_its_worker():
+    """a sync that has waited for a while when its worker goes is taken on by the next one"""
+    toml = (bed.TESTS / "deployments" / "small.toml").read_text()
+    with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
+                 ("generic1", "127.0.0.1", 20113)) as bench, bed.running(toml):
+        home = bed.Client().ask("GET", SYNC, token(1)).worker
+        other = {"sync1": "sync2", "sync2": "sync1"}[home]
+        bench.delay = {home: 30}
+        waited = []
+        poll = threading.Thread(target=lambda: waited.append(bed.Client().ask("GET", SYNC, token(1))))
+        poll.start()
+        # As long as a poll waits on average.
+        time.sleep(15)
+        bench.stop(home)
+        poll.join(10)
+        assert waited and waited[0].status == 200 and waited[0].worker == other, waited and waited[0].status
+
+
 def check_a_reload_keeps_everybody_in_place():
     """after a reload of the same configuration every user is where they were, and who waited gets their answer"""
     toml = (bed.TESTS / "deployments" / "small.toml").read_text()
