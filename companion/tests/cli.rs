@@ -916,6 +916,61 @@ fn a_generic_worker_with_the_media_repository_gets_media() {
 }
 
 #[test]
+fn what_synapse_s_files_lack_is_said() {
+    let worker = "worker_app: synapse.app.generic_worker\nworker_name: generic1\n";
+    let listener = "worker_listeners:\n  - {type: http, port: 8083, x_forwarded: true}\n";
+    let (code, _, said) = with_worker("no-resources", "", &format!("{worker}{listener}"));
+    assert_eq!(code, Some(0));
+    assert!(
+        said.contains("generic1 gets no requests")
+            && said.contains("/worker.yaml:4:5, key worker_listeners[0].resources"),
+        "{said}"
+    );
+    let (code, _, said) = with_worker("type", "federation_sender_instances: sender1\n", worker);
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("/homeserver.yaml:3:30, key federation_sender_instances"),
+        "{said}"
+    );
+    let place = folder("no-listeners");
+    let file = place.join("homeserver.yaml");
+    std::fs::write(&file, "server_name: example.org\n").unwrap();
+    let output = companion(&[
+        "render",
+        "--homeserver",
+        file.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("homeserver.yaml, key listeners"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_named_twice_is_noticed() {
+    let at = |file: &str| format!("deployments/synapse/{file}");
+    let worker = at("workers/generic1.yaml");
+    let output = companion(&[
+        "render",
+        "--homeserver",
+        &at("homeserver.yaml"),
+        "--worker",
+        &worker,
+        "--worker",
+        &worker,
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said.contains("two workers are called generic1") && !said.contains("both at"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_file_of_the_main_process_is_no_worker_file() {
     let (code, _, said) = with_worker("main-app", "", "worker_app: synapse.app.homeserver\n");
     assert_eq!(code, Some(2));

@@ -56,7 +56,10 @@ pub fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
 
 impl Reader<'_> {
     fn deployment(&mut self, file: File, request: &Request) -> Option<Deployment> {
-        let named = file.synapse.is_some() || !request.homeserver.is_empty();
+        let named = file.synapse.as_ref().map(|section| &section.homeserver);
+        let named = named
+            .and_then(|paths| paths.first())
+            .or(request.homeserver.first());
         let mut synapse = self.synapse(&file, request);
         let mut settings = self.settings(&file, synapse.as_ref().and_then(|s| s.max_upload_size));
         let installed = request.installed.filter(|_| file.nginx.version.is_none());
@@ -66,8 +69,17 @@ impl Reader<'_> {
         let main = match (&file.main, synapse.as_mut().and_then(|s| s.main.take())) {
             (Some(main), _) => self.main(main)?,
             (None, Some(main)) => main,
-            // Synapse's files should have said it, and what is wrong with them has been said.
-            (None, None) if named => return None,
+            // What is wrong with Synapse's files has been said.
+            (None, None) if self.found.has_errors() => return None,
+            (None, None) if named.is_some() => {
+                self.found.push(
+                    Diagnostic::error("no file of Synapse's says where the main process listens")
+                        .at(&Place::file(named.map_or(self.path, |path| path)))
+                        .key("listeners")
+                        .fix("name the file that has `listeners` under [synapse] homeserver or with --homeserver, or add [main]"),
+                );
+                return None;
+            }
             (None, None) => {
                 self.found.push(
                     Diagnostic::error("nobody says where the main process listens")

@@ -173,14 +173,29 @@ fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
                 |at| Place::line(path, at.line() as usize, at.column() as usize),
             );
             // The reader's own words may quote a value, and a value may be a secret.
-            found.push(
-                Diagnostic::error("Synapse could not read this as YAML, or the value has another type than Synapse expects")
-                    .at(&place)
-                    .fix("check the indentation and quotes of this line and the one above it"),
-            );
+            let problem = Diagnostic::error("Synapse could not read this as YAML, or the value has another type than Synapse expects")
+                .at(&place)
+                .fix("check the indentation and quotes of this line and the one above it");
+            found.push(match key_above(&text, place.line) {
+                Some(key) => problem.key(key),
+                None => problem,
+            });
             None
         }
     }
+}
+
+/// The key at the left margin that a line belongs to. Nothing else of the line may be shown.
+fn key_above(text: &str, line: usize) -> Option<&str> {
+    let before: Vec<&str> = text.lines().take(line).collect();
+    before.into_iter().rev().find_map(|line| {
+        let (key, _) = line.split_once(':')?;
+        let is_key = !key.is_empty()
+            && key
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        is_key.then_some(key)
+    })
 }
 
 /// Paths for a path whose last part may hold `*`; a folder stands for its `.yaml` files.

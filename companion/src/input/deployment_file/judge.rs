@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::Reader;
-use super::schema::File;
+use super::schema::{File, Worker};
 use crate::diagnostic::Diagnostic;
 use crate::model::{Address, Deployment, Process, Role, Stream};
 
 impl Reader<'_> {
     pub(super) fn judge(&mut self, deployment: &Deployment, file: &File) {
-        self.names(file);
+        self.names(deployment, file);
         self.single_writers(deployment, file);
         self.addresses(deployment, file);
         self.listeners(deployment, file);
@@ -28,16 +28,23 @@ impl Reader<'_> {
         }
     }
 
-    fn names(&mut self, file: &File) {
+    fn names(&mut self, deployment: &Deployment, file: &File) {
         let mut names = BTreeSet::new();
-        for worker in &file.workers {
-            let name = &worker.get_ref().name;
-            if !names.insert(name.get_ref()) {
-                self.error(
-                    &name.span(),
-                    format!("two workers are called {}", name.get_ref()),
-                )
-                .fix_with("give each its own worker_name");
+        for worker in &deployment.workers {
+            if names.insert(&worker.name) {
+                continue;
+            }
+            let message = format!("two workers are called {}", worker.name);
+            let same = |own: &&toml::Spanned<Worker>| *own.get_ref().name.get_ref() == worker.name;
+            match file.workers.iter().rfind(same) {
+                Some(own) => self
+                    .error(&own.get_ref().name.span(), message)
+                    .fix_with("give each its own worker_name"),
+                None => self.found.push(
+                    Diagnostic::error(message)
+                        .key("worker_name")
+                        .fix("give each its own worker_name, and name each file once"),
+                ),
             }
         }
     }
@@ -73,7 +80,8 @@ impl Reader<'_> {
                 .flatten()
                 .collect();
             for address in own {
-                let Some(other) = known.insert(address, &process.name) else {
+                let other = known.insert(address, &process.name);
+                let Some(other) = other.filter(|other| **other != process.name) else {
                     continue;
                 };
                 let message = format!("{} and {other} are both at {address}", process.name);

@@ -51,6 +51,16 @@ pub(super) fn process(
             .flat_map(|r| &r.names)
             .map(String::as_str)
             .collect();
+        if is_http && names.is_empty() {
+            found.push(
+                Diagnostic::warning(format!(
+                    "{name} gets no requests here: the listener has no resources"
+                ))
+                .at(&at)
+                .key(format!("{key}[{i}].resources"))
+                .fix("add resources: [{names: [client, federation]}], or take the listener away"),
+            );
+        }
         let serves = ["client", "federation", "media"]
             .iter()
             .any(|name| names.contains(name));
