@@ -172,7 +172,10 @@ def prepare(path):
     (path / "modules").mkdir(parents=True, exist_ok=True)
     (path / "logs").mkdir(exist_ok=True)
     link = path / "modules" / "ngx_http_matrix_user_hash_module.so"
-    if not link.exists():
+    # A folder that stayed from a run with another nginx has the module of that one.
+    if link.is_symlink() and link.readlink() != MODULE:
+        link.unlink()
+    if not link.is_symlink():
         link.symlink_to(MODULE)
 
 
