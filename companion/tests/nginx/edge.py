@@ -205,6 +205,8 @@ def check_no_log_holds_a_token():
         f"{SYNC}&%61ccess_token={token}", f"{SYNC}&access%5Ftoken={token}", f"{SYNC};access_token={token}",
         f"{SYNC}&timeout=0;access_token={token}", f"/_matrix/client/v3/sync%3Faccess_token={token}",
         f"/_matrix/client/v3/unheard_of?loginToken={token}", f"/_matrix/client/v3/x?ACCESS_TOKEN={token}",
+        f"{SYNC}%26access_token={token}", f"/_matrix/client/v3/sync%253Faccess%255Ftoken={token}",
+        f"/_matrix/client/v3/sync;access_token={token}", f"/_matrix/client/v3/sync%3Baccess%5Ftoken={token}",
         f"/_synapse/admin/v1/registration_tokens/{token}", f"/_matrix/client/v3/sync?a=b&&access_token={token}",
         f"{SYNC}&access_token={token.replace('_', '%5F')}", f"/_matrix//client/v3/sync?since=1&access_token={token}#x",
     ]

@@ -79,6 +79,8 @@ USUAL = """
     proxy_buffers 8 4k;
     proxy_set_header X-Real-IP $remote_addr;
     map_hash_bucket_size 64;
+    limit_req_zone $remote_addr zone=users:1m rate=9r/s;
+    proxy_cache_path {prefix}/cache keys_zone=media_cache:1m;
     server_names_hash_bucket_size 64;
     server {{ listen 127.0.0.1:20009; return 200 "another site"; }}
 """
