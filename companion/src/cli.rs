@@ -25,6 +25,9 @@ pub enum Command {
         /// The folder for nginx.conf and synapse/; without it, everything is shown
         #[arg(short, long, value_name = "DIR")]
         output: Option<PathBuf>,
+        /// Replace an nginx.conf that somebody else wrote
+        #[arg(long, requires = "output")]
+        force: bool,
     },
     /// Render into a temporary folder and have `nginx -t` judge it
     Check {

@@ -26,6 +26,25 @@ pub fn install(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
     Ok(())
 }
 
+/// Refuses to replace what the companion did not write: an nginx.conf may be somebody's work of years.
+///
+/// # Errors
+/// Such a file is there.
+pub fn refuse_others(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
+    let other = files
+        .keys()
+        .map(|name| folder.join(name))
+        .find(|path| path.exists() && !is_ours(path));
+    match other {
+        None => Ok(()),
+        Some(path) => Err(Diagnostic::error(format!(
+            "{} is there, and synapse-companion did not write it",
+            path.display()
+        ))
+        .fix("render into a folder of its own and include its synapse/http.conf; or move the file away; or say --force")),
+    }
+}
+
 /// Files that an earlier rendering left and this one has not. Only such as carry our banner.
 pub fn stale(files: &Files, folder: &Path) -> Vec<PathBuf> {
     let mut stale: Vec<PathBuf> = std::fs::read_dir(folder.join("synapse"))

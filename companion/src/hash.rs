@@ -2,8 +2,9 @@
 //!
 //! In come the `server` lines of an upstream and a key, out comes the server that nginx picks when all are up. Written
 //! after ngx_http_upstream_update_chash() and ngx_http_upstream_find_chash_point() (src/http/modules/
-//! ngx_http_upstream_hash_module.c): 160 points a server, each the CRC32 of host, a zero byte, port and the four bytes of
-//! the point before it, least byte first. Host and port are those of the `server` line, so addresses do not matter.
+//! ngx_http_upstream_hash_module.c): 160 points for each unit of a server's weight, each the CRC32 of host, a zero byte,
+//! port and the four bytes of the point before it, least byte first. Host and port are those of the `server` line, so
+//! addresses do not matter.
 
 /// Points that each server gets per unit of weight.
 const POINTS: usize = 160;
@@ -16,17 +17,17 @@ pub struct Circle {
 }
 
 impl Circle {
-    /// Lays out the points of servers, given as in their `server` lines.
-    pub fn new<'a>(servers: impl IntoIterator<Item = &'a str>) -> Self {
+    /// Lays out the points of servers, given as in their `server` lines, each with its weight.
+    pub fn new<'a>(servers: impl IntoIterator<Item = (&'a str, usize)>) -> Self {
         let mut points = Vec::new();
-        for (index, server) in servers.into_iter().enumerate() {
+        for (index, (server, weight)) in servers.into_iter().enumerate() {
             let (host, port) = host_and_port(server);
             let mut base = crc32fast::Hasher::new();
             base.update(host.as_bytes());
             base.update(b"\0");
             base.update(port.as_bytes());
             let mut previous = 0_u32;
-            for _ in 0..POINTS {
+            for _ in 0..POINTS * weight {
                 let mut point = base.clone();
                 point.update(&previous.to_le_bytes());
                 previous = point.finalize();
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn the_first_points_are_chained_as_nginx_chains_them() {
         // python3 -c 'import zlib; a=zlib.crc32(b"sync1\x008083\0\0\0\0"); print(a, zlib.crc32(b"sync1\x008083"+a.to_bytes(4,"little")))'
-        let circle = Circle::new(["sync1:8083"]);
+        let circle = Circle::new([("sync1:8083", 1)]);
         for point in [89_363_728, 1_332_626_060] {
             assert!(circle.points.contains(&(point, 0)), "{point}");
         }
@@ -107,8 +108,9 @@ mod tests {
         let users: Vec<String> = (0..4000)
             .map(|i| format!("{:016x}", i * 0x9e37_79b9_u64))
             .collect();
-        let before = Circle::new(["sync1:8083", "sync2:8083", "sync3:8083"]);
-        let after = Circle::new(["sync1:8083", "sync2:8083", "sync3:8083", "sync4:8083"]);
+        let servers = ["sync1:8083", "sync2:8083", "sync3:8083", "sync4:8083"].map(|s| (s, 1));
+        let before = Circle::new(servers[..3].to_vec());
+        let after = Circle::new(servers);
         let moved: Vec<_> = users
             .iter()
             .filter(|user| before.pick(user) != after.pick(user))
@@ -122,6 +124,14 @@ mod tests {
     }
 
     #[test]
+    fn a_server_of_twice_the_weight_has_twice_the_users() {
+        let circle = Circle::new([("sync1:8083", 1), ("sync2:8083", 2)]);
+        let keys = (0..6000).map(|i| format!("{:016x}", i * 0x9e37_79b9_u64));
+        let second = keys.filter(|key| circle.pick(key) == Some(1)).count();
+        assert!((3600..4400).contains(&second), "{second} of 6000");
+    }
+
+    #[test]
     #[ignore = "scripts/companion-test gives it a real nginx's answers in NGINX_ANSWERS"]
     fn nginx_picks_the_same_server() {
         let answers = std::fs::read_to_string(std::env::var("NGINX_ANSWERS").unwrap()).unwrap();
@@ -130,10 +140,16 @@ mod tests {
             let [servers, key, picked] = line.split('\t').collect::<Vec<_>>()[..] else {
                 panic!("{line}");
             };
-            let servers: Vec<&str> = servers.split(' ').collect();
+            let servers: Vec<(&str, usize)> = servers
+                .split(' ')
+                .map(|server| match server.split_once('*') {
+                    Some((server, weight)) => (server, weight.parse().unwrap()),
+                    None => (server, 1),
+                })
+                .collect();
             let ours = Circle::new(servers.iter().copied())
                 .pick(key)
-                .map(|index| servers[index]);
+                .map(|index| servers[index].0);
             assert_eq!(ours, Some(picked), "{line}");
             compared += 1;
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub use deployment_file::EXAMPLE;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::model::{Deployment, NginxVersion, Role};
+use crate::model::{Deployment, NginxVersion};
 
 /// What the command line says about the input.
 #[derive(Debug, Default)]
@@ -43,7 +43,6 @@ pub fn read(request: &Request) -> Result<(Deployment, Diagnostics), Diagnostics>
     let deployment = deployment_file::read(request, &mut found);
     let deployment = deployment.map(|mut deployment| {
         settle_resolving(request, &mut deployment, &mut found);
-        judge(&deployment, &mut found);
         deployment
     });
     match deployment {
@@ -111,26 +110,4 @@ fn settle_resolving(request: &Request, deployment: &mut Deployment, found: &mut 
         }
     }
     deployment.settings.resolve = wanted;
-}
-
-/// What is odd about a deployment as a whole.
-fn judge(deployment: &Deployment, found: &mut Diagnostics) {
-    let has = |role| {
-        deployment
-            .workers
-            .iter()
-            .any(|worker| worker.roles.contains(&role))
-    };
-    if has(Role::InitialSync) && !has(Role::Sync) {
-        found.push(
-            Diagnostic::warning("there are initial_sync workers but no sync workers: syncs that go on stay with the main process")
-                .fix("give a worker the type \"sync\""),
-        );
-    }
-    if has(Role::FederationInbound) && !has(Role::FederationReader) {
-        found.push(
-            Diagnostic::warning("there are federation_inbound workers but no federation_reader: other federation requests stay with the main process")
-                .fix("give a worker the type \"federation_reader\""),
-        );
-    }
 }

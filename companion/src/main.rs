@@ -41,10 +41,18 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
     match cli.command {
-        Command::Render { input, output } => {
-            let (_, _, rendered) = rendered(&input)?;
+        Command::Render {
+            input,
+            output,
+            force,
+        } => {
+            let rendered = rendered(&input)?;
             match output {
-                Some(folder) => files::install(&rendered, &folder)?,
+                Some(folder) if force => files::install(&rendered, &folder)?,
+                Some(folder) => {
+                    files::refuse_others(&rendered, &folder)?;
+                    files::install(&rendered, &folder)?;
+                }
                 None => say(&files::shown(&rendered))?,
             }
         }
@@ -57,7 +65,7 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             origin,
             member,
         } => {
-            let (deployment, plan, _) = rendered(&input)?;
+            let (deployment, plan) = planned(&input)?;
             let question = route::Question {
                 method: method.to_ascii_uppercase(),
                 target: path,
@@ -70,7 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             say(&answer.to_string())?;
         }
         Command::Diff { input, installed } => {
-            let (_, _, rendered) = rendered(&input)?;
+            let rendered = rendered(&input)?;
             let difference = diff::diff(&installed, &rendered)?;
             say(&difference)?;
             return Ok(ExitCode::from(u8::from(!difference.is_empty())));
@@ -92,8 +100,8 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the input and renders it; warnings go to standard error.
-fn rendered(input: &Input) -> Result<(Deployment, Plan, Files), Diagnostics> {
+/// Reads the input and lays it out; warnings go to standard error.
+fn planned(input: &Input) -> Result<(Deployment, Plan), Diagnostics> {
     // An nginx that is not here is no mistake: the configuration may be for another machine.
     let here = nginx::Nginx::ask(&input.nginx)
         .ok()
@@ -115,13 +123,17 @@ fn rendered(input: &Input) -> Result<(Deployment, Plan, Files), Diagnostics> {
     let (deployment, warnings) = input::read(&request)?;
     let _ = write!(std::io::stderr(), "{warnings}");
     let plan = Plan::new(&deployment);
-    let files = render::render(&deployment, &plan)?;
-    Ok((deployment, plan, files))
+    Ok((deployment, plan))
+}
+
+fn rendered(input: &Input) -> Result<Files, Diagnostics> {
+    let (deployment, plan) = planned(input)?;
+    Ok(render::render(&deployment, &plan)?)
 }
 
 fn check(input: &Input) -> Result<(), Diagnostics> {
     let nginx = nginx::Nginx::ask(&input.nginx)?;
-    let (_, _, rendered) = rendered(input)?;
+    let rendered = rendered(input)?;
     let text: String = rendered.values().map(String::as_str).collect();
     let mut found = Diagnostics::default();
     nginx

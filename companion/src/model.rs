@@ -254,6 +254,8 @@ pub struct Process {
     pub media: Option<Address>,
     /// How many there are behind the one address, where that is a DNS service.
     pub replicas: u16,
+    /// Its share, next to others of its group.
+    pub weight: u16,
 }
 
 impl Process {
@@ -365,10 +367,14 @@ pub struct Settings {
     pub log_json: bool,
     /// Where the access log goes.
     pub access_log: String,
-    /// Where the error log goes, with its level.
+    /// Where the error log goes.
     pub error_log: String,
+    /// From which level on it has lines about requests; nginx quotes the request's line in each.
+    pub error_level: String,
     /// The private listener for figures.
     pub status_listen: Option<String>,
+    /// Who may read them.
+    pub status_allow: Vec<String>,
     /// Folder of nginx's temporary files; it must exist.
     pub temp: String,
     /// The pid file.

@@ -44,7 +44,7 @@ impl Nginx {
 
     /// The modules that a configuration needs and this nginx lacks, with what asks for them.
     pub fn lacks(&self, text: &str) -> Vec<Diagnostic> {
-        const OPTIONAL: [(&str, &str, &str); 4] = [
+        const OPTIONAL: [(&str, &str, &str); 5] = [
             (
                 "stub_status;",
                 "--with-http_stub_status_module",
@@ -56,11 +56,12 @@ impl Nginx {
                 "take trusted_proxies away",
             ),
             (
-                " ssl;",
+                "ssl_certificate ",
                 "--with-http_ssl_module",
                 "take certificate and certificate_key away",
             ),
             ("http2 on;", "--with-http_v2_module", "take http2 away"),
+            (" ssl http2;", "--with-http_v2_module", "take http2 away"),
         ];
         OPTIONAL
             .iter()
@@ -82,7 +83,11 @@ impl Nginx {
     /// # Errors
     /// What nginx has against it, with what that mostly means.
     pub fn test(program: &Path, conf: &Path) -> Result<String, Diagnostic> {
-        let output = Command::new(program).arg("-t").arg("-c").arg(conf).output();
+        // What nginx says before it has read where its log is goes there too, not into the log of the one that runs.
+        let output = Command::new(program)
+            .args(["-e", "stderr", "-t", "-c"])
+            .arg(conf)
+            .output();
         let output = output.map_err(|error| {
             Diagnostic::error(format!("cannot run {}: {error}", program.display()))
                 .fix("install nginx, or name it with --nginx /usr/sbin/nginx")

@@ -14,6 +14,15 @@ pub const MAIN: &str = "synapse_main";
 /// The upstream of main's federation listener, where that is another.
 pub const MAIN_FEDERATION: &str = "synapse_main_federation";
 
+/// Prefixes that keep their patterns to themselves, each with the file of those. Without a slash at the end, for nginx
+/// would redirect to one.
+pub const PREFIXES: [(&str, Section, &str); 4] = [
+    ("/_matrix/federation", Section::Federation, "federation"),
+    ("/_matrix/key", Section::Key, "key"),
+    ("/_matrix/media", Section::LegacyMedia, "media"),
+    ("/_synapse/admin", Section::Admin, "admin"),
+];
+
 /// What the configuration consists of.
 #[derive(Debug, Serialize)]
 pub struct Plan {
@@ -31,10 +40,8 @@ pub struct Plan {
     pub by_origin: bool,
     /// Where the federation API's rest goes.
     pub main_federation: String,
-    /// What every sync without `since` gets, where that is another upstream.
-    pub initial_sync: Option<String>,
-    /// What every sync with `since` gets.
-    pub sync: String,
+    /// Whether clients wait for news at main, because no worker serves syncs.
+    pub main_syncs: bool,
 }
 
 /// An `upstream {}`.
@@ -61,6 +68,8 @@ pub struct Server {
     pub address: String,
     /// `service=`.
     pub service: Option<String>,
+    /// `weight=`, if it is not 1.
+    pub weight: u16,
     /// Whether nginx resolves it while it runs.
     pub resolve: bool,
 }
@@ -169,7 +178,7 @@ impl Plan {
             .overrides
             .iter()
             .enumerate()
-            .map(|(i, own)| overridden(deployment, i, own))
+            .flat_map(|(i, own)| overridden(deployment, i, own))
             .collect();
         locations.extend(ROUTES.iter().filter_map(|route| located(deployment, route)));
         // With no workers, everything is main's anyway and a pinned route protects it from nobody.
@@ -202,9 +211,7 @@ impl Plan {
             by_origin: uses(&upstreams, "$synapse_federation_origin"),
             whoami,
             main_federation,
-            initial_sync: has(deployment, Role::InitialSync)
-                .then(|| upstream_name(Role::InitialSync)),
-            sync: serving(deployment, &[Role::Sync]).map_or_else(|| MAIN.to_owned(), upstream_name),
+            main_syncs: !locations.iter().any(|location| location.id == "sync"),
             upstreams,
             locations,
         }
@@ -281,27 +288,38 @@ fn located(deployment: &Deployment, route: &Route) -> Option<Location> {
     })
 }
 
-fn overridden(deployment: &Deployment, i: usize, own: &crate::model::Override) -> Location {
+/// An override stands in every section whose requests its pattern can match: a `^~` prefix keeps others out.
+fn overridden(deployment: &Deployment, i: usize, own: &crate::model::Override) -> Vec<Location> {
     let role = own.to.filter(|role| has(deployment, *role));
-    let section = [
-        ("/_matrix/federation/", Section::Federation),
-        ("/_matrix/key/", Section::Key),
-        ("/_matrix/media/", Section::LegacyMedia),
-        ("/_synapse/admin/", Section::Admin),
-    ]
-    .into_iter()
-    .find(|(prefix, _)| own.path.trim_start_matches('^').starts_with(prefix))
-    .map_or(Section::Client, |(_, section)| section);
-    Location {
+    let name = role.map_or_else(|| MAIN.to_owned(), upstream_name);
+    let by_user = role.is_some_and(by_user);
+    let sections = sections_of(&own.path);
+    let in_section = |section| Location {
         id: format!("override_{i}"),
         section,
         pattern: own.path.clone(),
-        target: Target::Upstream {
-            name: role.map_or_else(|| MAIN.to_owned(), upstream_name),
-        },
-        long_poll: role.is_some_and(by_user),
-        user_hash: role.is_some_and(by_user),
+        target: Target::Upstream { name: name.clone() },
+        long_poll: by_user,
+        user_hash: by_user,
         why: "an override of the deployment file".to_owned(),
+    };
+    sections.into_iter().map(in_section).collect()
+}
+
+fn sections_of(pattern: &str) -> Vec<Section> {
+    let literal = |prefix: &str| {
+        let rest = pattern.strip_prefix('^')?.strip_prefix(prefix)?;
+        Some(rest.is_empty() || rest.starts_with(['/', '$']))
+    };
+    let is_below = |prefix| literal(prefix) == Some(true);
+    if is_below("/_matrix/client") || is_below("/_synapse/client") {
+        return vec![Section::Client];
+    }
+    match PREFIXES.iter().find(|(prefix, ..)| is_below(prefix)) {
+        Some((_, section, _)) => vec![*section],
+        None => std::iter::once(Section::Client)
+            .chain(PREFIXES.iter().map(|(_, section, _)| *section))
+            .collect(),
     }
 }
 
@@ -350,20 +368,33 @@ fn role_upstreams(deployment: &Deployment, locations: &[Location]) -> Vec<Upstre
 }
 
 fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
-    let workers = || {
-        deployment
-            .workers
-            .iter()
-            .filter(move |worker| worker.roles.contains(&role))
-    };
+    let workers: Vec<&Process> = deployment
+        .workers
+        .iter()
+        .filter(|worker| worker.roles.contains(&role))
+        .collect();
+    let mut servers: Vec<Server> = workers
+        .iter()
+        .map(|worker| server(deployment, worker, role.resource()))
+        .collect();
+    let hash = hash_of(role);
+    if hash.is_some() && servers.iter().any(|server| server.service.is_some()) {
+        // nginx takes the weights of SRV records where a line has none of its own, and 1 is none (`template->weight` in
+        // ngx_http_upstream_zone_resolve_handler()). CoreDNS gives each of n pods the weight 100/n, so that one pod more would
+        // change the points of all, and move users between pods that were there before.
+        servers.iter_mut().for_each(|server| server.weight *= 2);
+    }
     Upstream {
         name: upstream_name(role),
         why: purpose(role).to_owned(),
-        keepalive: keepalive(workers().map(|worker| usize::from(worker.replicas)).sum()),
-        hash: hash_of(role),
-        servers: workers()
-            .map(|worker| server(deployment, worker, role.resource()))
-            .collect(),
+        keepalive: keepalive(
+            workers
+                .iter()
+                .map(|worker| usize::from(worker.replicas))
+                .sum(),
+        ),
+        hash,
+        servers,
     }
 }
 
@@ -399,5 +430,6 @@ fn server(deployment: &Deployment, process: &Process, resource: Resource) -> Ser
         resolve: deployment.settings.resolve && address.dns_name().is_some(),
         address: address.to_string(),
         service,
+        weight: process.weight,
     }
 }

@@ -11,12 +11,12 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
 use crate::diagnostic::Diagnostic;
-use crate::model::{Deployment, Settings};
+use crate::model::{Deployment, NginxVersion, Settings};
 use crate::plan::{Location, MAIN, Plan};
 use crate::table::Section;
 
 /// Every template with its name.
-const TEMPLATES: [(&str, &str); 9] = [
+const TEMPLATES: [(&str, &str); 11] = [
     ("nginx.conf.j2", include_str!("../templates/nginx.conf.j2")),
     ("http.conf.j2", include_str!("../templates/http.conf.j2")),
     ("log.conf.j2", include_str!("../templates/log.conf.j2")),
@@ -38,8 +38,15 @@ const TEMPLATES: [(&str, &str); 9] = [
         "errors.conf.j2",
         include_str!("../templates/errors.conf.j2"),
     ),
+    (
+        "server.conf.j2",
+        include_str!("../templates/server.conf.j2"),
+    ),
+    (
+        "servers.conf.j2",
+        include_str!("../templates/servers.conf.j2"),
+    ),
 ];
-const SERVERS: &str = include_str!("../templates/servers.conf.j2");
 
 /// Files of locations, each of one section.
 const SECTIONS: [(&str, Section, &str); 5] = [
@@ -77,6 +84,7 @@ struct Shown<'a> {
     worker_connections: u32,
     pid: &'a str,
     error_log: &'a str,
+    error_level: &'a str,
     verbose_errors: bool,
     temp: &'a str,
     read_timeout: u32,
@@ -92,7 +100,9 @@ struct Shown<'a> {
     server_names: &'a [String],
     tls: Option<(&'a str, &'a str)>,
     http2: bool,
+    http2_directive: bool,
     status_listen: Option<&'a str>,
+    status_allow: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -116,9 +126,8 @@ impl<'a> Shown<'a> {
             worker_connections: s.worker_connections,
             pid: &s.pid,
             error_log: &s.error_log,
-            verbose_errors: !["crit", "alert", "emerg"]
-                .iter()
-                .any(|level| s.error_log.ends_with(&format!(" {level}"))),
+            error_level: &s.error_level,
+            verbose_errors: !["alert", "emerg"].contains(&s.error_level.as_str()),
             temp: &s.temp,
             read_timeout: s.read_timeout,
             sync_read_timeout: s.sync_read_timeout,
@@ -142,7 +151,9 @@ impl<'a> Shown<'a> {
                 .as_ref()
                 .map(|(certificate, key)| (certificate.as_str(), key.as_str())),
             http2: s.http2,
+            http2_directive: s.nginx >= NginxVersion::HTTP2_DIRECTIVE,
             status_listen: s.status_listen.as_deref(),
+            status_allow: &s.status_allow,
         }
     }
 }
@@ -189,6 +200,7 @@ fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::
         "upstreams",
         "proxy",
         "errors",
+        "server",
         "servers",
     ] {
         let text = env
@@ -222,7 +234,6 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     for (name, text) in TEMPLATES {
         env.add_template(name, text)?;
     }
-    env.add_template("servers.conf.j2", SERVERS)?;
     Ok(env)
 }
 

@@ -11,7 +11,7 @@ use regex::Regex;
 
 use crate::hash::Circle;
 use crate::model::Deployment;
-use crate::plan::{Location, MAIN, Plan, Target, Upstream};
+use crate::plan::{Location, MAIN, PREFIXES, Plan, Server, Target, Upstream};
 use crate::table::Section;
 
 /// What is asked.
@@ -53,20 +53,12 @@ pub enum Outcome {
         name: String,
         /// How its servers take turns.
         balance: String,
-        /// Its `server` lines with the workers' names.
-        servers: Vec<(String, String)>,
+        /// Its `server` lines.
+        servers: Vec<Server>,
         /// The key of the hash and the index of the server that it picks.
         picked: Option<(String, usize)>,
     },
 }
-
-/// Prefixes that keep their patterns to themselves, with their files.
-const PREFIXES: [(&str, Section, &str); 4] = [
-    ("/_matrix/federation/", Section::Federation, "federation"),
-    ("/_matrix/key/", Section::Key, "key"),
-    ("/_matrix/media/", Section::LegacyMedia, "media"),
-    ("/_synapse/admin/", Section::Admin, "admin"),
-];
 
 /// Answers for the listener of the client API.
 ///
@@ -222,31 +214,31 @@ fn upstream_outcome(
     question: &Question,
     path: &str,
 ) -> Result<Outcome, String> {
-    let service = upstream
-        .servers
-        .iter()
-        .any(|server| server.service.is_some());
-    let servers: Vec<(String, String)> = if service && !question.members.is_empty() {
-        question
+    let service = upstream.servers.iter().find(|s| s.service.is_some());
+    let known = service.is_none() || !question.members.is_empty();
+    // The members of a service stand where its line stands, each with the line's weight.
+    let servers: Vec<Server> = match service {
+        Some(line) if known => question
             .members
             .iter()
-            .map(|name| (name.clone(), name.clone()))
-            .collect()
-    } else {
-        upstream
-            .servers
-            .iter()
-            .map(|s| (s.address.clone(), s.worker.clone()))
-            .collect()
+            .map(|name| Server {
+                worker: name.clone(),
+                address: name.trim_end_matches('.').to_owned(),
+                ..line.clone()
+            })
+            .collect(),
+        _ => upstream.servers.clone(),
     };
     let key = upstream
         .hash
         .map(|variable| key_of(variable, question, path))
         .transpose()?
         .flatten();
-    let known = !service || !question.members.is_empty();
     let picked = key.filter(|_| known).and_then(|key| {
-        let index = Circle::new(servers.iter().map(|(address, _)| address.as_str())).pick(&key)?;
+        let lines = servers
+            .iter()
+            .map(|server| (server.address.as_str(), usize::from(server.weight)));
+        let index = Circle::new(lines).pick(&key)?;
         Some((key, index))
     });
     Ok(Outcome::Upstream {
@@ -340,17 +332,20 @@ impl fmt::Display for Answer {
                 writeln!(f, "upstream  {name}, {count} {servers_word}, {balance}")?;
                 match (picked, servers.as_slice()) {
                     (Some((key, index)), _) => {
-                        let (address, worker) = &servers[*index];
                         writeln!(f, "key       {key}")?;
-                        writeln!(f, "worker    {worker}  {address}")?;
+                        writeln!(f, "worker    {}", named(&servers[*index]))?;
                     }
-                    (None, [(address, worker)]) => writeln!(f, "worker    {worker}  {address}")?,
+                    (None, [only]) => writeln!(f, "worker    {}", named(only))?,
                     (None, _) => {}
                 }
             }
         }
         writeln!(f, "why       {}", self.why)
     }
+}
+
+fn named(server: &Server) -> String {
+    format!("{}  {}", server.worker, server.address)
 }
 
 #[cfg(test)]

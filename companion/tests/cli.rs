@@ -301,6 +301,84 @@ fn a_mistake_is_named_with_file_line_key_and_fix() {
             vec!["a certificate without its key", "certificate_key"],
         ),
         (
+            "twice",
+            worker("type = \"sync\"\nhost = \"127.0.0.1\"\nport = 8008\n"),
+            vec![
+                "sync1 and main are both at 127.0.0.1:8008",
+                "key workers[0]",
+                "own port",
+            ],
+        ),
+        (
+            "listen-twice",
+            format!(
+                "{main}[listen]\nclient = [8080]\nfederation = [\"0.0.0.0:8443\", \"*:8443\"]\n"
+            ),
+            vec![
+                "listen twice at *:8443",
+                "deployment.toml:7:31, key listen.federation",
+            ],
+        ),
+        (
+            "status",
+            format!("{main}[listen]\nclient = [8090]\n"),
+            vec![
+                "figures is at 127.0.0.1:8090",
+                "key listen.client",
+                "under [status]",
+            ],
+        ),
+        (
+            "zone",
+            format!("{main}[user_hash]\nzone_size = \"4q\"\n"),
+            vec!["not a size: 4q", "key user_hash.zone_size", "\"4m\""],
+        ),
+        (
+            "resolver",
+            format!("{main}[resolver]\naddresses = [\"udp://10.0.0.1\"]\n"),
+            vec!["not a name server", "key resolver.addresses"],
+        ),
+        (
+            "name",
+            format!("{main}[listen]\nserver_names = [\"https://example.org\"]\n"),
+            vec!["not the name of a host", "key listen.server_names"],
+        ),
+        (
+            "http2",
+            format!("{main}[listen]\nhttp2 = true\n"),
+            vec!["no certificate", "key listen.http2"],
+        ),
+        (
+            "zero",
+            format!("{main}[limits]\nclient_body = \"0\"\n"),
+            vec!["not a size: 0", "key limits.client_body"],
+        ),
+        (
+            "weight",
+            worker("type = \"sync\"\nhost = \"sync1\"\nport = 8083\nweight = 0\n"),
+            vec!["a weight is a number from 1", "key workers[0].weight"],
+        ),
+        (
+            "replicas",
+            worker("type = \"sync\"\nhost = \"sync1\"\nport = 8083\nreplicas = 3\n"),
+            vec!["only a DNS service", "key workers[0].replicas"],
+        ),
+        (
+            "other-port",
+            worker("type = \"federation_reader\"\nsocket = \"/run/a.sock\"\nfederation_port = 3\n"),
+            vec!["can have another port", "key workers[0].federation_port"],
+        ),
+        (
+            "srv",
+            worker("type = \"sync\"\nhost = \"10.0.0.7\"\nservice = \"http\"\n"),
+            vec!["no SRV records", "key workers[0].host"],
+        ),
+        (
+            "brackets",
+            format!("{main}[workers]\nname = \"sync1\"\n"),
+            vec!["key workers", "write [[workers]]"],
+        ),
+        (
             "no-main",
             "[[workers]]\nname = \"a\"\ntype = \"background\"\n".to_owned(),
             vec![
@@ -713,6 +791,10 @@ fn every_deployment_in_the_documentation_renders() {
         for (i, toml) in blocks(&text, "toml").into_iter().enumerate() {
             let name = format!("docs-{}-{i}", page.replace('.', "-"));
             let file = folder(&name).join("deployment.toml");
+            // Some show a few settings; what they belong to is another block's.
+            let whole = toml.contains("[main]") || toml.contains("[synapse]");
+            let main = "[main]\nhost = \"127.0.0.1\"\nport = 8008\n";
+            let toml = if whole { toml } else { format!("{main}{toml}") };
             // Synapse's files are not where the page says.
             let here = tests().join("deployments/synapse").display().to_string();
             std::fs::write(&file, toml.replace("/etc/matrix-synapse", &here)).unwrap();
@@ -742,4 +824,186 @@ fn the_guide_shows_what_route_really_says() {
         "1.28.3",
     ]);
     assert_eq!(blocks(&text, "text")[0], answer);
+}
+
+#[test]
+fn an_nginx_conf_of_somebody_else_is_not_replaced_unless_told_so() {
+    let target = folder("others");
+    let conf = target.join("nginx.conf");
+    std::fs::write(&conf, "# by hand\n").unwrap();
+    let render = |more: &[&str]| {
+        let target = target.to_str().unwrap();
+        let mut args = vec![
+            "render",
+            "-d",
+            "deployments/none.toml",
+            "--nginx-version",
+            "1.28.3",
+            "--output",
+            target,
+        ];
+        args.extend(more);
+        companion(&args)
+    };
+    let refused = render(&[]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("did not write it") && said.contains("fix: render into a folder of its own"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_to_string(&conf).unwrap(), "# by hand\n");
+    assert!(
+        !target.join("synapse").exists(),
+        "nothing is written by halves"
+    );
+    assert!(render(&["--force"]).status.success());
+    assert!(
+        render(&[]).status.success(),
+        "what it wrote itself, it replaces"
+    );
+}
+
+/// A worker file of Synapse's, for a deployment around it.
+fn with_worker(name: &str, homeserver: &str, worker: &str) -> (Option<i32>, String, String) {
+    let place = folder(name);
+    let main = "listeners:\n  - {port: 8008, type: http, x_forwarded: true, resources: [{names: [client, federation]}]}\n";
+    std::fs::write(place.join("homeserver.yaml"), format!("{main}{homeserver}")).unwrap();
+    std::fs::write(place.join("worker.yaml"), worker).unwrap();
+    let at = |file: &str| place.join(file).display().to_string();
+    let output = companion(&[
+        "render",
+        "--homeserver",
+        &at("homeserver.yaml"),
+        "--worker",
+        &at("worker.yaml"),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let text = |bytes| {
+        String::from_utf8(bytes)
+            .unwrap()
+            .replace(place.to_str().unwrap(), "")
+    };
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn a_generic_worker_with_the_media_repository_gets_media() {
+    let worker = "worker_app: synapse.app.generic_worker\nworker_name: media1\nenable_media_repo: true\nworker_listeners:\n\
+                  \x20 - {type: http, port: 8085, x_forwarded: true, resources: [{names: [media]}]}\n";
+    let (code, out, said) = with_worker("media", "enable_media_repo: false\n", worker);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(
+        out.contains("server 127.0.0.1:8085 max_fails=0; # media1"),
+        "{out}"
+    );
+    // Without the key in its file, Synapse loads no repository there, and main has none either.
+    let (code, _, said) = with_worker(
+        "no-media",
+        "enable_media_repo: false\n",
+        &worker.replace("enable_media_repo: true\n", ""),
+    );
+    assert_eq!(code, Some(0));
+    assert!(
+        said.contains("/homeserver.yaml:3:20, key enable_media_repo") && said.contains("404"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_synapse_s_files_lack_is_said() {
+    let worker = "worker_app: synapse.app.generic_worker\nworker_name: generic1\n";
+    let listener = "worker_listeners:\n  - {type: http, port: 8083, x_forwarded: true}\n";
+    let (code, _, said) = with_worker("no-resources", "", &format!("{worker}{listener}"));
+    assert_eq!(code, Some(0));
+    assert!(
+        said.contains("generic1 gets no requests")
+            && said.contains("/worker.yaml:4:5, key worker_listeners[0].resources"),
+        "{said}"
+    );
+    let (code, _, said) = with_worker("type", "federation_sender_instances: sender1\n", worker);
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("/homeserver.yaml:3:30, key federation_sender_instances"),
+        "{said}"
+    );
+    let place = folder("no-listeners");
+    let file = place.join("homeserver.yaml");
+    std::fs::write(&file, "server_name: example.org\n").unwrap();
+    let output = companion(&[
+        "render",
+        "--homeserver",
+        file.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("homeserver.yaml, key listeners"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_named_twice_is_noticed() {
+    let at = |file: &str| format!("deployments/synapse/{file}");
+    let worker = at("workers/generic1.yaml");
+    let output = companion(&[
+        "render",
+        "--homeserver",
+        &at("homeserver.yaml"),
+        "--worker",
+        &worker,
+        "--worker",
+        &worker,
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said.contains("two workers are called generic1") && !said.contains("both at"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_of_the_main_process_is_no_worker_file() {
+    let (code, _, said) = with_worker("main-app", "", "worker_app: synapse.app.homeserver\n");
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("of the main process") && said.contains("/worker.yaml:1:13, key worker_app"),
+        "{said}"
+    );
+}
+
+#[test]
+fn workers_on_other_machines_that_nobody_names_are_asked_for() {
+    let worker = "worker_app: synapse.app.generic_worker\nworker_name: generic1\nworker_listeners:\n\
+                  \x20 - {type: http, port: 8008, x_forwarded: true, resources: [{names: [client]}]}\n";
+    let (code, _, said) = with_worker("hosts", "", worker);
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("both at 127.0.0.1:8008") && said.contains("[synapse.hosts]"),
+        "{said}"
+    );
+}
+
+#[test]
+fn every_yaml_in_the_documentation_is_yaml() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/companion");
+    let mut documents = 0;
+    for (page, text) in files(&folder) {
+        for block in blocks(&text, "yaml") {
+            for document in block.split("\n---\n") {
+                let read = serde_saphyr::from_str::<serde::de::IgnoredAny>(document);
+                assert!(read.is_ok(), "{page}: {read:?}\n{document}");
+                documents += 1;
+            }
+        }
+    }
+    assert!(documents >= 6, "{documents}");
 }

@@ -4,6 +4,8 @@
 //! mistyped key that is ignored is a setting that does not hold. It may name Synapse's own files, which are then read
 //! by `synapse_files`, with this file's settings on top.
 
+mod judge;
+mod listener;
 mod messages;
 mod schema;
 mod settings;
@@ -14,10 +16,11 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use self::listener::{Listener, other_port};
 use self::schema::{File, Main, OwnRoute, SynapseSection, Worker};
 use super::{Request, synapse_files, text_of, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
-use crate::model::{Address, Deployment, Override, Process, Role, Stream};
+use crate::model::{Deployment, Override, Process, Role};
 
 /// What `init` writes.
 pub const EXAMPLE: &str = include_str!("../../templates/example.toml");
@@ -53,6 +56,10 @@ pub fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
 
 impl Reader<'_> {
     fn deployment(&mut self, file: File, request: &Request) -> Option<Deployment> {
+        let named = file.synapse.as_ref().map(|section| &section.homeserver);
+        let named = named
+            .and_then(|paths| paths.first())
+            .or(request.homeserver.first());
         let mut synapse = self.synapse(&file, request);
         let mut settings = self.settings(&file, synapse.as_ref().and_then(|s| s.max_upload_size));
         let installed = request.installed.filter(|_| file.nginx.version.is_none());
@@ -62,6 +69,17 @@ impl Reader<'_> {
         let main = match (&file.main, synapse.as_mut().and_then(|s| s.main.take())) {
             (Some(main), _) => self.main(main)?,
             (None, Some(main)) => main,
+            // What is wrong with Synapse's files has been said.
+            (None, None) if self.found.has_errors() => return None,
+            (None, None) if named.is_some() => {
+                self.found.push(
+                    Diagnostic::error("no file of Synapse's says where the main process listens")
+                        .at(&Place::file(named.map_or(self.path, |path| path)))
+                        .key("listeners")
+                        .fix("name the file that has `listeners` under [synapse] homeserver or with --homeserver, or add [main]"),
+                );
+                return None;
+            }
             (None, None) => {
                 self.found.push(
                     Diagnostic::error("nobody says where the main process listens")
@@ -89,7 +107,7 @@ impl Reader<'_> {
             overrides,
             settings,
         };
-        self.judge_workers(&deployment, &file);
+        self.judge(&deployment, &file);
         Some(deployment)
     }
 
@@ -110,35 +128,29 @@ impl Reader<'_> {
             }
             return None;
         }
-        let roles = self.role_patterns(&section.roles);
-        let hosts = section
-            .hosts
-            .iter()
-            .filter_map(|(name, host)| Some((name.clone(), host.as_str()?.to_owned())))
-            .collect();
-        let host = section
-            .host
-            .as_ref()
-            .map_or("127.0.0.1", |host| host.get_ref());
         let options = synapse_files::Options {
-            roles,
-            hosts,
-            host: host.to_owned(),
+            roles: self.role_patterns(section),
+            hosts: section
+                .hosts
+                .iter()
+                .map(|(name, host)| (name.clone(), self.host(host)))
+                .collect(),
+            host: section
+                .host
+                .as_ref()
+                .map_or_else(|| "127.0.0.1".into(), |host| self.host(host)),
         };
         synapse_files::read(&homeserver, &workers, &options, self.found)
     }
 
-    fn role_patterns(&mut self, roles: &toml::Table) -> Vec<(String, BTreeSet<Role>)> {
-        let mut patterns = Vec::new();
-        for (pattern, names) in roles {
-            // Values in a table have no span of their own; the pattern is unique, so its line is found by it.
-            let at = self.text.find(pattern.as_str()).unwrap_or(0);
-            let span = at..at + pattern.len();
-            if let Some(roles) = self.roles(names, span) {
-                patterns.push((pattern.clone(), roles));
-            }
-        }
-        patterns
+    fn role_patterns(&mut self, section: &SynapseSection) -> Vec<(String, BTreeSet<Role>)> {
+        section
+            .roles
+            .iter()
+            .filter_map(|(pattern, names)| {
+                Some((pattern.clone(), self.roles(names.get_ref(), names.span())?))
+            })
+            .collect()
     }
 
     fn main(&mut self, main: &Spanned<Main>) -> Option<Process> {
@@ -151,14 +163,15 @@ impl Reader<'_> {
             service: main.service.as_ref(),
         };
         let client = self.address(&listener, span)?;
-        let federation = other_port(&client, main.federation_port.as_ref());
+        self.no_port_beside(&client, main.federation_port.as_ref());
         Some(Process {
             name: "main".into(),
             roles: BTreeSet::new(),
+            federation: other_port(&client, main.federation_port.as_ref()),
             client: Some(client),
-            federation,
             media: None,
             replicas: 1,
+            weight: 1,
         })
     }
 
@@ -184,13 +197,19 @@ impl Reader<'_> {
         } else {
             None
         };
+        for port in [&worker.federation_port, &worker.media_port] {
+            client
+                .iter()
+                .for_each(|client| self.no_port_beside(client, port.as_ref()));
+        }
         let other = |port| client.as_ref().and_then(|client| other_port(client, port));
         Some(Process {
             name: worker.name.get_ref().clone(),
             roles,
             federation: other(worker.federation_port.as_ref()),
             media: other(worker.media_port.as_ref()),
-            replicas: worker.replicas.unwrap_or(1).max(1),
+            replicas: self.replicas(worker.replicas.as_ref(), client.as_ref()),
+            weight: self.weight(worker.weight.as_ref()),
             client,
         })
     }
@@ -226,63 +245,6 @@ impl Reader<'_> {
             return None;
         }
         Some(roles)
-    }
-
-    fn address(&mut self, listener: &Listener<'_>, whole: Range<usize>) -> Option<Address> {
-        match listener {
-            Listener {
-                socket: Some(socket),
-                host: None,
-                port: None,
-                service: None,
-            } => {
-                let path = socket.get_ref();
-                if path.starts_with('/') && values::is_one_word(path) {
-                    return Some(Address::Unix(path.into()));
-                }
-                self.error(
-                    &socket.span(),
-                    "a socket is an absolute path without blanks",
-                )
-                .fix_with("write socket = \"/run/synapse/sync1.sock\"");
-            }
-            Listener {
-                socket: None,
-                host: Some(host),
-                port,
-                service,
-            } => {
-                if !values::is_host(host.get_ref()) {
-                    self.error(
-                        &host.span(),
-                        format!("not a host name or an address: {}", host.get_ref()),
-                    )
-                    .fix_with("write host = \"sync1\", with the port apart and without http://");
-                    return None;
-                }
-                let host = host.get_ref().clone();
-                match (port, service) {
-                    (Some(port), None) if *port.get_ref() > 0 => {
-                        return Some(Address::Tcp { host, port: *port.get_ref() });
-                    }
-                    (None, Some(service)) if values::is_host(service.get_ref()) => {
-                        return Some(Address::Srv { host, service: service.get_ref().clone() });
-                    }
-                    _ => self
-                        .error(&whole, "a host needs either a port or a DNS service")
-                        .fix_with("add port = 8083; or service = \"http\" where DNS has SRV records, as in Kubernetes"),
-                }
-            }
-            Listener {
-                socket: Some(_), ..
-            } => self
-                .error(&whole, "it listens on a socket or on a host, not on both")
-                .fix_with("take either socket or host and port away"),
-            _ => self
-                .error(&whole, "nobody says where it listens")
-                .fix_with("add host = \"127.0.0.1\" and port = 8083, or socket = \"/run/…\""),
-        }
-        None
     }
 
     fn own_route(&mut self, own: &OwnRoute) -> Option<Override> {
@@ -334,70 +296,5 @@ impl Reader<'_> {
             path: path.clone(),
             to,
         })
-    }
-
-    /// Two workers of one name, or two writers where Synapse takes one.
-    fn judge_workers(&mut self, deployment: &Deployment, file: &File) {
-        let mut names = BTreeSet::new();
-        for worker in &file.workers {
-            let name = &worker.get_ref().name;
-            if !names.insert(name.get_ref()) {
-                self.error(
-                    &name.span(),
-                    format!("two workers are called {}", name.get_ref()),
-                )
-                .fix_with("give each its own worker_name");
-            }
-        }
-        for stream in Stream::ALL
-            .into_iter()
-            .filter(|stream| stream.single_writer())
-        {
-            let writes = |worker: &&Process| worker.roles.contains(&Role::Writer(stream));
-            let Some(second) = deployment.workers.iter().filter(writes).nth(1) else {
-                continue;
-            };
-            let spanned = file
-                .workers
-                .iter()
-                .find(|w| *w.get_ref().name.get_ref() == second.name);
-            let span = spanned.map_or(0..0, |worker| worker.get_ref().kind.span());
-            self.error(
-                &span,
-                format!(
-                    "Synapse takes one writer for the stream {}, and there are two",
-                    stream.name()
-                ),
-            )
-            .fix_with("leave the type to the worker that stream_writers names in homeserver.yaml");
-        }
-    }
-}
-
-/// The keys that say where something listens.
-struct Listener<'a> {
-    host: Option<&'a Spanned<String>>,
-    port: Option<&'a Spanned<u16>>,
-    socket: Option<&'a Spanned<String>>,
-    service: Option<&'a Spanned<String>>,
-}
-
-impl Listener<'_> {
-    fn is_given(&self) -> bool {
-        self.host.is_some()
-            || self.port.is_some()
-            || self.socket.is_some()
-            || self.service.is_some()
-    }
-}
-
-/// The same host, another port.
-fn other_port(address: &Address, port: Option<&Spanned<u16>>) -> Option<Address> {
-    match (address, port) {
-        (Address::Tcp { host, .. }, Some(port)) => Some(Address::Tcp {
-            host: host.clone(),
-            port: *port.get_ref(),
-        }),
-        _ => None,
     }
 }

@@ -5,6 +5,7 @@
 //! for the same reason no message shows a line of them, only its number.
 
 mod duties;
+mod listeners;
 mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +14,11 @@ use std::path::{Path, PathBuf};
 use serde_saphyr::Spanned;
 
 use self::duties::Duties;
-use self::schema::{NumberOrText, Yaml, YamlListener};
+use self::listeners::{host_of, process};
+use self::schema::{NumberOrText, Yaml};
 use super::{text_of, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
-use crate::model::{Address, NoRequests, Process, Resource, Role};
+use crate::model::{NoRequests, Process, Resource, Role};
 
 /// What a deployment file adds to Synapse's files.
 pub struct Options {
@@ -97,6 +99,34 @@ pub fn read(
         .iter()
         .filter_map(|part| worker(part, &duties, &instances, options, found))
         .collect();
+    judge_media(&shared, &processes, found);
+    judge_writers(&duties, &processes, found);
+    let max_upload_size = last(&shared, |yaml| yaml.max_upload_size.as_ref())
+        .and_then(|(part, size)| upload_size(part, size, found));
+    Some(Found {
+        main,
+        workers: processes,
+        max_upload_size,
+    })
+}
+
+/// Without a worker that has the media repository, somebody must have it.
+fn judge_media(shared: &[Part], processes: &[Process], found: &mut Diagnostics) {
+    let Some((part, enabled)) = last(shared, |yaml| yaml.enable_media_repo.as_ref()) else {
+        return;
+    };
+    if enabled.value || processes.iter().any(|p| p.roles.contains(&Role::Media)) {
+        return;
+    }
+    found.push(
+        Diagnostic::warning("main has no media repository and no worker is known to have one, so all media will be 404")
+            .at(&place(part, enabled))
+            .key("enable_media_repo")
+            .fix("give the worker that has it a listener with the resource media and `enable_media_repo: true`, or the type \"media\" under [synapse.roles]"),
+    );
+}
+
+fn judge_writers(duties: &Duties, processes: &[Process], found: &mut Diagnostics) {
     for (name, place) in &duties.writers_at {
         if name != "master" && name != "main" && !processes.iter().any(|p| p.name == *name) {
             found.push(
@@ -107,13 +137,6 @@ pub fn read(
             );
         }
     }
-    let max_upload_size = last(&shared, |yaml| yaml.max_upload_size.as_ref())
-        .and_then(|(part, size)| upload_size(part, size, found));
-    Some(Found {
-        main,
-        workers: processes,
-        max_upload_size,
-    })
 }
 
 /// The last file that has a key is the one that counts, as in Synapse.
@@ -150,14 +173,29 @@ fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
                 |at| Place::line(path, at.line() as usize, at.column() as usize),
             );
             // The reader's own words may quote a value, and a value may be a secret.
-            found.push(
-                Diagnostic::error("Synapse could not read this as YAML, or the value has another type than Synapse expects")
-                    .at(&place)
-                    .fix("check the indentation and quotes of this line and the one above it"),
-            );
+            let problem = Diagnostic::error("Synapse could not read this as YAML, or the value has another type than Synapse expects")
+                .at(&place)
+                .fix("check the indentation and quotes of this line and the one above it");
+            found.push(match key_above(&text, place.line) {
+                Some(key) => problem.key(key),
+                None => problem,
+            });
             None
         }
     }
+}
+
+/// The key at the left margin that a line belongs to. Nothing else of the line may be shown.
+fn key_above(text: &str, line: usize) -> Option<&str> {
+    let before: Vec<&str> = text.lines().take(line).collect();
+    before.into_iter().rev().find_map(|line| {
+        let (key, _) = line.split_once(':')?;
+        let is_key = !key.is_empty()
+            && key
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        is_key.then_some(key)
+    })
 }
 
 /// Paths for a path whose last part may hold `*`; a folder stands for its `.yaml` files.
@@ -261,12 +299,6 @@ fn main_process(
     Some(process)
 }
 
-fn host_of(name: &str, instances: &BTreeMap<String, String>, options: &Options) -> String {
-    let known = options.hosts.get(name).or_else(|| instances.get(name));
-    let known = known.filter(|host| host.as_str() != "localhost");
-    known.cloned().unwrap_or_else(|| options.host.clone())
-}
-
 fn worker(
     part: &Part,
     duties: &Duties,
@@ -274,28 +306,7 @@ fn worker(
     options: &Options,
     found: &mut Diagnostics,
 ) -> Option<Process> {
-    let Some(app) = &part.yaml.worker_app else {
-        found.push(
-            Diagnostic::error("this is no worker file: it has no worker_app")
-                .at(&Place::file(&part.path))
-                .key("worker_app")
-                .fix("add worker_app: synapse.app.generic_worker, or name this file under homeserver instead"),
-        );
-        return None;
-    };
-    let Some((_, application)) = APPLICATIONS.iter().find(|(name, _)| *name == app.value) else {
-        let near = nearest(&app.value, APPLICATIONS.iter().map(|(name, _)| *name));
-        found.push(
-            Diagnostic::error(format!("no such worker application: {}", app.value))
-                .at(&place(part, app))
-                .key("worker_app")
-                .fix(format!(
-                    "write {}",
-                    near.unwrap_or("synapse.app.generic_worker")
-                )),
-        );
-        return None;
-    };
+    let (app, application) = application(part, found)?;
     let name = part.yaml.worker_name.as_ref().unwrap_or(app).value.clone();
     if !values::is_one_word(&name) {
         found.push(
@@ -317,7 +328,13 @@ fn worker(
         &host,
         found,
     );
-    process.roles = roles(&process, *application, duties, options);
+    let mut own = duties.of.get(&name).cloned().unwrap_or_default();
+    // Synapse's way to give the repository to a generic worker: off for all, on in that worker's file.
+    let enabled = part.yaml.enable_media_repo.as_ref();
+    if enabled.is_some_and(|enabled| enabled.value) && process.media.is_some() {
+        own.insert(Role::Media);
+    }
+    process.roles = roles(&process, application, own, options);
     let needs = process
         .roles
         .iter()
@@ -339,11 +356,50 @@ fn worker(
     Some(process)
 }
 
+/// What a worker file says that it runs, with what that was for before there were generic workers.
+fn application<'a>(
+    part: &'a Part,
+    found: &mut Diagnostics,
+) -> Option<(&'a Spanned<String>, Option<Role>)> {
+    let Some(app) = &part.yaml.worker_app else {
+        found.push(
+            Diagnostic::error("this is no worker file: it has no worker_app")
+                .at(&Place::file(&part.path))
+                .key("worker_app")
+                .fix("add worker_app: synapse.app.generic_worker, or name this file under homeserver instead"),
+        );
+        return None;
+    };
+    if app.value == "synapse.app.homeserver" {
+        found.push(
+            Diagnostic::error("this is a file of the main process, not of a worker")
+                .at(&place(part, app))
+                .key("worker_app")
+                .fix("name it under [synapse] homeserver, or with --homeserver"),
+        );
+        return None;
+    }
+    let Some((_, role)) = APPLICATIONS.iter().find(|(name, _)| *name == app.value) else {
+        let near = nearest(&app.value, APPLICATIONS.iter().map(|(name, _)| *name));
+        found.push(
+            Diagnostic::error(format!("no such worker application: {}", app.value))
+                .at(&place(part, app))
+                .key("worker_app")
+                .fix(format!(
+                    "write {}",
+                    near.unwrap_or("synapse.app.generic_worker")
+                )),
+        );
+        return None;
+    };
+    Some((app, *role))
+}
+
 /// What a worker serves: what the deployment file says, or its duties, or its application, or what its listeners allow.
 fn roles(
     process: &Process,
     application: Option<Role>,
-    duties: &Duties,
+    own: BTreeSet<Role>,
     options: &Options,
 ) -> BTreeSet<Role> {
     // The narrowest pattern counts, as an operator reads it: the name itself, else the one that says most.
@@ -356,7 +412,6 @@ fn roles(
     {
         return roles.clone();
     }
-    let own = duties.of.get(&process.name).cloned().unwrap_or_default();
     if !own.is_empty() {
         return own;
     }
@@ -371,102 +426,4 @@ fn roles(
             Resource::Media => process.media.is_some(),
         })
         .collect()
-}
-
-/// Where a process listens, by resource. A listener that serves several is kept for each.
-fn process(
-    name: &str,
-    roles: BTreeSet<Role>,
-    part: &Part,
-    key: &str,
-    listeners: &[Spanned<YamlListener>],
-    host: &str,
-    found: &mut Diagnostics,
-) -> Process {
-    let mut process = Process {
-        name: name.to_owned(),
-        roles,
-        client: None,
-        federation: None,
-        media: None,
-        replicas: 1,
-    };
-    for (i, listener) in listeners.iter().enumerate() {
-        let at = place(part, listener);
-        let listener = &listener.value;
-        let is_http = listener.kind.as_deref() == Some("http");
-        let names: Vec<&str> = listener
-            .resources
-            .iter()
-            .flatten()
-            .flat_map(|r| &r.names)
-            .map(String::as_str)
-            .collect();
-        let serves = ["client", "federation", "media"]
-            .iter()
-            .any(|name| names.contains(name));
-        // nginx speaks plain HTTP to workers; a listener with TLS is for somebody else.
-        if !is_http || !serves || listener.tls {
-            continue;
-        }
-        let Some(address) = address(listener, host) else {
-            found.push(
-                Diagnostic::error("a listener has no port or path that nginx could be given")
-                    .at(&at)
-                    .key(format!("{key}[{i}]"))
-                    .fix("add port: 8083, or path: /run/synapse/sync1.sock"),
-            );
-            continue;
-        };
-        if !listener.x_forwarded.unwrap_or(listener.path.is_some()) {
-            found.push(
-                Diagnostic::warning(format!("behind nginx, {name} will take nginx for the client: it does not read X-Forwarded-For"))
-                    .at(&at)
-                    .key(format!("{key}[{i}].x_forwarded"))
-                    .fix("add x_forwarded: true to this listener"),
-            );
-        }
-        let slots = [
-            ("client", &mut process.client),
-            ("federation", &mut process.federation),
-            ("media", &mut process.media),
-        ];
-        for (resource, slot) in slots {
-            if names.contains(&resource) && slot.is_none() {
-                *slot = Some(address.clone());
-            }
-        }
-    }
-    process
-}
-
-fn address(listener: &YamlListener, host: &str) -> Option<Address> {
-    if let Some(path) = &listener.path {
-        let fits = path.starts_with('/') && values::is_one_word(path);
-        return fits.then(|| Address::Unix(path.into()));
-    }
-    let bound: Vec<std::net::IpAddr> = listener
-        .bind_address
-        .iter()
-        .chain(listener.bind_addresses.iter().flatten())
-        .filter_map(|address| address.parse().ok())
-        .collect();
-    // An address of its own says where it is; a loopback, that nginx has to be there too; a wildcard says nothing.
-    let own = bound
-        .iter()
-        .find(|ip| !ip.is_unspecified() && !ip.is_loopback());
-    let loopback = bound
-        .iter()
-        .filter(|_| bound.iter().all(std::net::IpAddr::is_loopback))
-        .max_by_key(|ip| ip.is_ipv4());
-    let host = own
-        .or(loopback)
-        .map_or_else(|| host.to_owned(), ToString::to_string);
-    if !values::is_host(&host) {
-        return None;
-    }
-    Some(Address::Tcp {
-        host,
-        port: listener.port?,
-    })
 }

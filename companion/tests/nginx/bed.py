@@ -52,6 +52,8 @@ class Workers:
         self.loop = asyncio.new_event_loop()
         self.servers = {}
         self.delay = {}
+        # Workers that read a request and hang up, as one that is killed does.
+        self.hanging_up = set()
         self.seen = []
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
@@ -86,10 +88,14 @@ class Workers:
         got = len(await reader.readexactly(length)) if length else 0
         if delay := self.delay.get(name):
             await asyncio.sleep(delay)
-        status, body = self._body(name, method, target, lower, got)
         self.seen.append((name, method, target))
+        if name in self.hanging_up:
+            return False
+        status, body = self._body(name, method, target, lower, got)
         text = json.dumps(body).encode()
         extra = "Cache-Control: public, max-age=86400\r\n" if "/media/" in target else ""
+        if "/oidc/callback" in target:
+            extra += f"Set-Cookie: oidc_session={'m' * 12_000}; Path=/_synapse/client/oidc; HttpOnly; Secure; SameSite=None\r\n"
         writer.write(
             f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nX-Worker: {name}\r\n{extra}"
             f"Access-Control-Allow-Origin: *\r\nContent-Length: {len(text)}\r\n\r\n".encode()
@@ -166,7 +172,10 @@ def prepare(path):
     (path / "modules").mkdir(parents=True, exist_ok=True)
     (path / "logs").mkdir(exist_ok=True)
     link = path / "modules" / "ngx_http_matrix_user_hash_module.so"
-    if not link.exists():
+    # A folder that stayed from a run with another nginx has the module of that one.
+    if link.is_symlink() and link.readlink() != MODULE:
+        link.unlink()
+    if not link.is_symlink():
         link.symlink_to(MODULE)
 
 
@@ -181,10 +190,10 @@ def fixed_folder():
             check=True, capture_output=True)
 
 
-def wrapped_nginx(path):
+def wrapped_nginx(path, nginx=NGINX):
     """A program that is nginx with this prefix, for `check --nginx`."""
     program = path / "nginx"
-    program.write_text(f"#!/bin/sh\nexec {NGINX} -p {path} -e stderr \"$@\"\n")
+    program.write_text(f"#!/bin/sh\nexec {nginx} -p {path} -e stderr \"$@\"\n")
     program.chmod(0o755)
     return program
 

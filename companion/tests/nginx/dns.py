@@ -30,8 +30,9 @@ class NameServer:
         self.records[name, A] = [socket.inet_aton(address) for address in addresses]
 
     def srv(self, name, *targets):
-        """The (host, port) pairs of a service, as of now."""
-        self.records[name, SRV] = [struct.pack("!HHH", 0, 1, port) + encoded(host) for host, port in targets]
+        """The (host, port) pairs of a service, as of now, with CoreDNS's weights: a hundred, shared."""
+        weight = 100 // len(targets)
+        self.records[name, SRV] = [struct.pack("!HHH", 0, weight, port) + encoded(host) for host, port in targets]
 
     def close(self):
         self.closing = True

@@ -59,6 +59,72 @@ def check_the_limit_is_exact():
             assert CORS.items() <= over.headers.items(), over.headers
 
 
+def check_a_full_disk_tells_no_token():
+    """when nginx itself cannot go on, the client gets a Matrix error, and the error log does not quote the request"""
+    all_workers()
+    token = "syt_YWxpY2U_vGhWQpBTLkuZsXoNrYmC_3fKq7z"
+    # Once as it is rendered; once with errors asked for, which shows that nginx would have quoted it.
+    for level, quoted in (("", 0), ('error_level = "error"\n', 1)):
+        with bed.folder() as prefix:
+            (prefix / "temp").mkdir()
+            toml = prefix / "deployment.toml"
+            toml.write_text(small(f'[log]\naccess = "{prefix}/access.log"\n{level}'
+                                  f'[paths]\ntemp = "{prefix}/temp"\npid = "{prefix}/nginx.pid"\n'))
+            bed.companion("render", "-d", toml, "--output", prefix, "--nginx", bed.NGINX)
+            with bed.Nginx(prefix / "nginx.conf", prefix) as nginx:
+                bed.wait_for_pid(prefix, nginx)
+                for kind in ("client_body", "proxy"):
+                    (prefix / "temp" / kind).rename(prefix / "temp" / f"{kind}.gone")
+                answer = bed.Client().ask("POST", f"/_matrix/media/v3/upload?access_token={token}", body=b"x" * 500_000)
+                assert answer.status == 500 and answer.json()["errcode"] == "M_UNKNOWN", answer.status
+                assert CORS.items() <= answer.headers.items()
+            assert nginx.errors().count(token) == quoted, nginx.errors()
+            assert token not in nginx.log() and '" 500 ' in nginx.log(), nginx.log()
+
+
+def check_the_host_keeps_its_port():
+    """Synapse hears the host and the port that the client asked for, which single sign-on compares with public_baseurl"""
+    all_workers()
+    with bed.running(small()):
+        for given, heard in [("matrix.example.org", "matrix.example.org"), ("Matrix.Example.Org:8443", "matrix.example.org:8443"),
+                             ("[::1]:8443", "[::1]:8443"), ("[::1]", "[::1]")]:
+            got = bed.Client().ask("GET", "/_matrix/client/versions", {"Host": given}).json()["headers"]["host"]
+            assert got == heard, (given, got)
+
+
+def check_a_large_head_passes():
+    """an answer with the cookies of single sign-on, larger than nginx's default for a head, passes"""
+    all_workers()
+    with bed.running(small()):
+        answer = bed.Client().ask("GET", "/_synapse/client/oidc/callback?code=x&state=y")
+        assert answer.status == 200 and len(answer.headers["set-cookie"]) > 12_000, answer.status
+
+
+def check_a_sync_may_wait_where_there_are_no_sync_workers():
+    """without sync workers a long poll at main outlasts the timeout of other requests"""
+    workers = all_workers()
+    workers.delay["main"] = 2
+    text = (bed.TESTS / "deployments" / "none.toml").read_text() + '[timeouts]\nread = "1s"\nsync = "60s"\n'
+    try:
+        with bed.running(text):
+            assert bed.Client().ask("GET", SYNC).status == 200
+            assert bed.Client().ask("GET", "/_matrix/federation/v1/version").status == 504
+    finally:
+        workers.delay.clear()
+
+
+def check_an_override_holds_wherever_it_can():
+    """an override whose pattern spans parts of the API holds in each of them, and `route` says so"""
+    all_workers()
+    text = everything() + '\n[[override]]\npath = "^/_matrix/(?:media|client/v1/media)/.*config$"\nto = "main"\n'
+    with bed.running(text) as nginx:
+        for path, worker in [("/_matrix/media/v3/config", "main"), ("/_matrix/client/v1/media/config", "main"),
+                             ("/_matrix/media/v3/download/a/b", "media1")]:
+            assert bed.Client().ask("GET", path).worker == worker, path
+            out, _ = bed.companion("route", "GET", path, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX)
+            assert f"worker    {worker}  " in out, (path, out)
+
+
 def check_limits_follow_max_upload_size():
     """the client limit is max_upload_size, the federation limit three times it and 100 MiB at the least"""
     for upload, client, federation in [("50M", "50m", "150m"), ("20M", "20m", "100m"), ("200M", "200m", "600m"), ("1M", "12800k", "100m")]:
@@ -118,6 +184,16 @@ def check_the_admin_api_can_be_closed():
             assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
         for path in ["/_synapse/metrics", "/_synapse/replication/x", "/_synapse/%6detrics"]:
             assert client.ask("GET", path).status == 404, path
+        # Synapse reads these as paths of the admin API with an odd last name; nginx resolves them to others.
+        for path in ["/_synapse/admin", "/_synapse/admin/v2/users/..%2F..%2F..%2F..%2Fx", "/_synapse/admin/../x",
+                     "/_synapse/admin/v1/rooms/%2E%2E/../../../y?a=b"]:
+            answer = client.ask("GET", path)
+            assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
+        assert client.ask("GET", "/_matrix/client/v3/x?next=/_synapse/admin").worker == "main"
+    with bed.running(small()):
+        # Open, it is a path like others; nginx would redirect a prefix that ended in a slash to itself.
+        for path in ("/_synapse/admin", "/_matrix/federation", "/_matrix/key"):
+            assert bed.Client().ask("GET", path).worker == "main", path
 
 
 def check_no_log_holds_a_token():
@@ -129,6 +205,8 @@ def check_no_log_holds_a_token():
         f"{SYNC}&%61ccess_token={token}", f"{SYNC}&access%5Ftoken={token}", f"{SYNC};access_token={token}",
         f"{SYNC}&timeout=0;access_token={token}", f"/_matrix/client/v3/sync%3Faccess_token={token}",
         f"/_matrix/client/v3/unheard_of?loginToken={token}", f"/_matrix/client/v3/x?ACCESS_TOKEN={token}",
+        f"{SYNC}%26access_token={token}", f"/_matrix/client/v3/sync%253Faccess%255Ftoken={token}",
+        f"/_matrix/client/v3/sync;access_token={token}", f"/_matrix/client/v3/sync%3Baccess%5Ftoken={token}",
         f"/_synapse/admin/v1/registration_tokens/{token}", f"/_matrix/client/v3/sync?a=b&&access_token={token}",
         f"{SYNC}&access_token={token.replace('_', '%5F')}", f"/_matrix//client/v3/sync?since=1&access_token={token}#x",
     ]
@@ -181,6 +259,14 @@ def check_figures_are_private():
         assert private.ask("GET", "/health").status == 204
         for path in ("/metrics", "/nginx_status"):
             assert bed.Client().ask("GET", path).worker == "main", "outside, it is a path like any other"
+
+
+def check_figures_are_for_those_who_may():
+    """[status] allow says who may read the figures; a probe of /health needs no leave"""
+    all_workers()
+    with bed.running(small('[status]\nlisten = "127.0.0.1:20003"\nallow = ["192.0.2.1"]\n')):
+        private = bed.Client(20003)
+        assert [private.ask("GET", path).status for path in ("/metrics", "/nginx_status", "/health")] == [403, 403, 204]
 
 
 def check_a_federation_listener_serves_nothing_else():

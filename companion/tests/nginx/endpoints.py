@@ -4,10 +4,13 @@
 documentation lists. An endpoint that Synapse has and the table has not fails the check by name: somebody must decide.
 """
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import re
 import subprocess
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -163,19 +166,76 @@ def check_every_endpoint_of_synapse():
     return f"{len(found)} endpoints, {len(rows)} requests"
 
 
+def routed(deployment, paths):
+    """The upstream that `route` names for each (method, path)."""
+    def ask(row):
+        out, _ = bed.companion("route", *row, "-d", deployment, "--nginx", bed.NGINX)
+        return re.search(r"^upstream  (\w+),", out, re.M)[1]
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(ask, paths))
+
+
 def check_route_agrees_with_nginx():
     """`route` names the group that nginx sends every endpoint to"""
     deployment = bed.TESTS / "deployments" / "everything.toml"
     problems = []
     rows = table("endpoints.tsv")
-    for method, _, group, pattern in rows:
-        for path in expanded(pattern)[:1]:
-            out, _ = bed.companion("route", method, path, "-d", deployment, "--nginx", bed.NGINX)
-            named = re.search(r"^upstream  synapse_(\w+),", out, re.M)[1]
-            if named != group:
-                problems.append(f"{method} {path}: route says {named}, not {group}")
+    paths = [(method, expanded(pattern)[0]) for method, _, _, pattern in rows]
+    for (method, path), (_, _, group, _), named in zip(paths, rows, routed(deployment, paths)):
+        if named != f"synapse_{group}":
+            problems.append(f"{method} {path}: route says {named}, not {group}")
     assert not problems, "\n".join(problems)
     return f"{len(rows)} endpoints"
+
+
+def check_route_agrees_on_every_deployment():
+    """in every golden deployment `route` names the group that nginx logs, for a sample of the endpoints that together is all"""
+    rows = table("endpoints.tsv")
+    deployments = sorted((bed.TESTS / "deployments").glob("*.toml"))
+    problems, asked = [], 0
+    bed.fixed_folder()
+    for i, deployment in enumerate(deployments):
+        sample = rows[i % 6::6]
+        paths = [(method, expanded(pattern)[-1]) for method, _, _, pattern in sample]
+        paths += [("GET", f"/_matrix/client/v3/sync{query}") for query in ("", "?since=s1", "?since=s1&full_state=true")]
+        with logged(deployment) as (nginx, ask):
+            for n, (method, path) in enumerate(paths):
+                ask(method, path, f"request-{n}")
+            groups = {}
+            # nginx logs a request after it has answered.
+            for _ in range(100):
+                groups = dict(re.findall(r'"user_agent":"request-(\d+)","group":"(\w+)"', nginx.log()))
+                if len(groups) == len(paths):
+                    break
+                time.sleep(0.02)
+        for n, ((method, path), named) in enumerate(zip(paths, routed(deployment, paths))):
+            asked += 1
+            if named != groups[str(n)]:
+                problems.append(f"{deployment.stem}: {method} {path}: route says {named}, nginx {groups[str(n)]}")
+    assert not problems, "\n".join(problems)
+    return f"{asked} requests, {len(deployments)} deployments"
+
+
+@contextlib.contextmanager
+def logged(deployment):
+    """nginx with a golden deployment as it is, but for where it logs and listens; nobody is behind it."""
+    with bed.folder() as prefix:
+        bed.companion("render", "-d", deployment, "--output", prefix, "--nginx", bed.NGINX)
+        conf = prefix / "nginx.conf"
+        conf.write_text(re.sub(r"(?m)^pid .*", f"pid {prefix}/nginx.pid;", conf.read_text()))
+        server = prefix / "synapse" / "server.conf"
+        server.write_text(re.sub(r"(?m)^access_log .*", f"access_log {prefix}/access.log logged;", server.read_text()))
+        log = prefix / "synapse" / "log.conf"
+        form = '"user_agent":"$http_user_agent","group":"$synapse_group"'
+        log.write_text(f"{log.read_text()}log_format logged escape=json '{form}';\n")
+        servers = prefix / "synapse" / "servers.conf"
+        first = servers.read_text().index("listen ")
+        servers.write_text(servers.read_text()[:first] + "listen 127.0.0.1:20007;\n    " + servers.read_text()[first:])
+        with bed.Nginx(conf, prefix) as nginx:
+            bed.wait_for_pid(prefix, nginx)
+            client = bed.Client(20007)
+            yield nginx, lambda method, path, agent: client.ask(method, path, {"User-Agent": agent})
 
 
 def check_every_documented_path():

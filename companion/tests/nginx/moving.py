@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import signal
 import threading
 import time
 
@@ -75,7 +76,7 @@ def check_traffic_follows_dns():
 
 
 def check_a_service_gains_and_loses_pods():
-    """SRV records bring workers and take them away; only their share of users moves, as `route --member` says"""
+    """SRV records bring workers and take them away; only their share of users moves, whatever weights CoreDNS gives"""
     toml = ('[main]\nhost = "127.0.0.1"\nport = 20208\n'
             '[[workers]]\nname = "sync"\ntype = "sync"\nhost = "sync.matrix.test"\nservice = "http"\n'
             "[listen]\nclient = [20000]" + RESOLVER)
@@ -98,7 +99,8 @@ def check_a_service_gains_and_loses_pods():
             three = everyone()
             assert all(three[n] in (two[n], "pod2") for n in two), "somebody moved between old pods"
             for n in range(0, 60, 7):
-                members = [part for host, _ in pods for part in ("--member", host)]
+                # As dig prints them, with a dot at the end.
+                members = [part for host, _ in pods for part in ("--member", f"{host}.")]
                 out, _ = bed.companion("route", "GET", SYNC, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX,
                                        "--user", f"@user{n}:example.org", *members)
                 assert f"worker    sync-{three[n][-1]}.sync.matrix.test" in out, (n, three[n], out)
@@ -149,14 +151,60 @@ def check_a_restarting_worker_costs_nobody_anything():
     return f"{sum(seen.values())} requests, {sum(c for (s, _), c in seen.items() if s == 502)} of them 502 with CORS"
 
 
-def check_a_reload_keeps_everybody_in_place():
-    """after a reload of the same configuration every user is where they were"""
-    import signal
+def check_nothing_is_sent_twice_that_must_not_be():
+    """a worker that hangs up gets a GET and a PUT to the next one, but never a POST; the client of that gets a Matrix error"""
     toml = (bed.TESTS / "deployments" / "small.toml").read_text()
-    with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112), ("generic1", "127.0.0.1", 20113)):
-        with bed.running(toml) as nginx:
-            before = {n: bed.Client().ask("GET", SYNC, token(n)).worker for n in range(30)}
-            nginx.process.send_signal(signal.SIGHUP)
-            time.sleep(1)
-            assert {n: bed.Client().ask("GET", SYNC, token(n)).worker for n in range(30)} == before
-            assert len(set(before.values())) == 2
+    sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+    with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
+                 ("generic1", "127.0.0.1", 20113)) as bench, bed.running(toml):
+        client = bed.Client()
+        home = client.ask("GET", SYNC, token(1)).worker
+        other = {"sync1": "sync2", "sync2": "sync1"}[home]
+        bench.hanging_up.add(home)
+        assert client.ask("GET", SYNC, token(1)).worker == other
+        bench.seen.clear()
+        answer = client.ask("POST", sliding, token(1), b"{}")
+        assert answer.status == 502 and answer.headers["access-control-allow-origin"] == "*", answer.status
+        assert [name for name, method, _ in bench.seen if method == "POST"] == [home], bench.seen
+        bench.stop(home)
+        # One that is not there has not got it, so another may.
+        assert client.ask("POST", sliding, token(1), b"{}").worker == other
+
+
+def check_a_poll_outlives_its_worker():
+    """a sync that has waited for a while when its worker goes is taken on by the next one"""
+    toml = (bed.TESTS / "deployments" / "small.toml").read_text()
+    with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
+                 ("generic1", "127.0.0.1", 20113)) as bench, bed.running(toml):
+        home = bed.Client().ask("GET", SYNC, token(1)).worker
+        other = {"sync1": "sync2", "sync2": "sync1"}[home]
+        bench.delay = {home: 30}
+        waited = []
+        poll = threading.Thread(target=lambda: waited.append(bed.Client().ask("GET", SYNC, token(1))))
+        poll.start()
+        # As long as a poll waits on average.
+        time.sleep(15)
+        bench.stop(home)
+        poll.join(10)
+        assert waited and waited[0].status == 200 and waited[0].worker == other, waited and waited[0].status
+
+
+def check_a_reload_keeps_everybody_in_place():
+    """after a reload of the same configuration every user is where they were, and who waited gets their answer"""
+    toml = (bed.TESTS / "deployments" / "small.toml").read_text()
+    with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
+                 ("generic1", "127.0.0.1", 20113)) as bench, bed.running(toml) as nginx:
+        before = {n: bed.Client().ask("GET", SYNC, token(n)).worker for n in range(30)}
+        bench.delay = {"sync1": 2, "sync2": 2}
+        waited = []
+        poll = threading.Thread(target=lambda: waited.append(bed.Client().ask("GET", SYNC, token(0))))
+        poll.start()
+        time.sleep(0.3)
+        bench.delay = {}
+        nginx.process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert {n: bed.Client().ask("GET", SYNC, token(n)).worker for n in range(30)} == before
+        assert not waited, "the poll did not outlast the reload"
+        poll.join(10)
+        assert waited[0].status == 200 and waited[0].worker == before[0], waited
+        assert len(set(before.values())) == 2

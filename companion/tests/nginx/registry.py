@@ -5,8 +5,10 @@ endpoint with its method, and whether main alone registers it, or workers too. W
 asked for beside it. Once with defaults and once with every experimental endpoint, for an operator may have them on.
 """
 
+import inspect
 import json
 import logging
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -16,16 +18,16 @@ logging.disable(logging.CRITICAL)
 from signedjson.key import generate_signing_key, write_signing_keys  # noqa: E402
 
 from synapse._scripts import generate_workers_map as script  # noqa: E402
+from synapse.config import experimental  # noqa: E402
 from synapse.config.homeserver import HomeServerConfig  # noqa: E402
 from synapse.rest import admin  # noqa: E402
 from synapse.rest.client import media  # noqa: E402
 from synapse.rest.media.media_repository_resource import MediaRepositoryResource  # noqa: E402
 
 WORKER = "synapse.app.generic_worker"
-EXPERIMENTAL = [
-    "msc1763_enabled", "msc2654_enabled", "msc3391_enabled", "msc3575_enabled", "msc3720_enabled", "msc3814_enabled",
-    "msc3983_appservice_otk_claims", "msc4108_enabled", "msc4133_enabled", "msc4143_enabled", "msc4306_enabled",
-    "msc4370_enabled", "msc4502_enabled", "msc4512_enabled",
+# Every switch that the installed Synapse has, so that those of a new one are on too.
+EXPERIMENTAL = sorted(set(re.findall(r'"(msc\d+_enabled)"', inspect.getsource(experimental)))) + [
+    "msc3983_appservice_otk_claims",
 ]
 
 

@@ -28,6 +28,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A warning at a span.
+    pub fn warning(&mut self, span: &Range<usize>, message: impl Into<String>) -> Unfixed<'_, 'a> {
+        let diagnostic = self.place(Diagnostic::warning(message), span);
+        Unfixed {
+            reader: self,
+            diagnostic,
+        }
+    }
+
     fn place(&self, diagnostic: Diagnostic, span: &Range<usize>) -> Diagnostic {
         let diagnostic = diagnostic.at(&Place::in_text(self.path, self.text, span.clone()));
         match key_at(self.text, span.start) {
@@ -45,13 +54,15 @@ impl<'a> Reader<'a> {
             .next()
             .unwrap_or_default()
             .to_owned();
-        let fix = fix_of(&message);
+        let key = key_at(self.text, span.start).unwrap_or_default();
+        let message = message.replace("struct ", "table ");
+        let fix = fix_of(&message, &key);
         self.error(&span, message).fix_with(fix);
     }
 }
 
 /// What to do about a message of serde's or of the TOML reader's.
-fn fix_of(message: &str) -> String {
+fn fix_of(message: &str, key: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("unknown field") {
         let (typed, known) = quoted
@@ -71,9 +82,16 @@ fn fix_of(message: &str) -> String {
     if let Some((_, expected)) = message.split_once("expected ") {
         let expected = match expected {
             "u16" => "a number from 0 to 65535, without quotes",
+            "u32" => "a number, without quotes",
             "a string" => "text in double quotes",
+            "a sequence" if key == "workers" || key == "override" => {
+                return format!("write [[{key}]], with two brackets: there may be several");
+            }
             "a sequence" => "a list: [\"…\"]",
             "a boolean" => "true or false, without quotes",
+            other if other.starts_with("table ") => {
+                return format!("write a table: [{key}], and its keys below it");
+            }
             other => other,
         };
         return format!("write {expected}");
@@ -138,7 +156,10 @@ mod tests {
 
     #[test]
     fn a_mistyped_key_gets_the_one_that_was_meant() {
-        let fix = fix_of("unknown field `prot`, expected one of `name`, `type`, `host`, `port`");
+        let fix = fix_of(
+            "unknown field `prot`, expected one of `name`, `type`, `host`, `port`",
+            "",
+        );
         assert_eq!(fix, "write port");
     }
 }

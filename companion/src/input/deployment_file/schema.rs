@@ -1,5 +1,6 @@
 //! The keys of a deployment file, as serde reads them. What they mean is in `EXAMPLE`; their defaults are in `settings`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -41,7 +42,8 @@ pub(super) struct Worker {
     pub name: Spanned<String>,
     #[serde(rename = "type")]
     pub kind: Spanned<toml::Value>,
-    pub replicas: Option<u16>,
+    pub replicas: Option<Spanned<u16>>,
+    pub weight: Option<Spanned<u16>>,
     pub host: Option<Spanned<String>>,
     pub port: Option<Spanned<u16>>,
     pub federation_port: Option<Spanned<u16>>,
@@ -56,8 +58,8 @@ pub(super) struct SynapseSection {
     pub homeserver: Vec<PathBuf>,
     pub workers: Vec<PathBuf>,
     pub host: Option<Spanned<String>>,
-    pub roles: toml::Table,
-    pub hosts: toml::Table,
+    pub roles: BTreeMap<String, Spanned<toml::Value>>,
+    pub hosts: BTreeMap<String, Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +140,7 @@ pub(super) struct Paths {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Status {
     pub listen: Option<Spanned<String>>,
+    pub allow: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -147,5 +150,5 @@ pub(super) struct Nginx {
     pub module: Option<Spanned<String>>,
     pub user: Option<Spanned<String>>,
     pub worker_processes: Option<Spanned<toml::Value>>,
-    pub worker_connections: Option<u32>,
+    pub worker_connections: Option<Spanned<u32>>,
 }

@@ -18,6 +18,20 @@ const FEDERATION: u64 = 100 << 20;
 const SYNC_TIMEOUT: u32 = 600;
 /// Joining a large room over federation takes minutes.
 const READ_TIMEOUT: u32 = 300;
+/// Connections of each nginx process. A device that waits for news holds two.
+const CONNECTIONS: u32 = 16_384;
+/// Networks that no stranger comes from: loopback, those of RFC 1918 and RFC 6598, unique and link-local IPv6 addresses.
+const PRIVATE: [&str; 9] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "::1",
+    "fc00::/7",
+    "fe80::/10",
+    "unix:",
+];
 /// The nginx that is assumed when nobody says which.
 pub const ASSUMED_NGINX: NginxVersion = NginxVersion(1, 28, 0);
 
@@ -34,11 +48,11 @@ impl Reader<'_> {
         }
         let nginx = self.version(file.nginx.version.as_ref());
         Settings {
-            server_names: self.words(&listen.server_names),
+            server_names: self.server_names(&listen.server_names),
             client_listen,
             federation_listen: self.listens(&listen.federation),
             tls: self.tls(listen),
-            http2: self.http2(listen, nginx),
+            http2: self.http2(listen),
             trusted_proxies: self.networks(&listen.trusted_proxies),
             admin_allow: self.networks(&listen.admin_allow),
             client_body: self
@@ -53,12 +67,12 @@ impl Reader<'_> {
             read_timeout: self
                 .time(file.timeouts.read.as_ref())
                 .unwrap_or(READ_TIMEOUT),
-            resolver: self.words(&file.resolver.addresses),
+            resolver: self.resolvers(&file.resolver.addresses),
             resolver_valid: self.time(file.resolver.valid.as_ref()),
             resolver_ipv6: file.resolver.ipv6.unwrap_or(true),
             resolve: file.resolver.resolve.unwrap_or(true),
             user_hash: UserHashSettings {
-                zone_size: self.word(file.user_hash.zone_size.as_ref(), "4m"),
+                zone_size: self.nginx_size(file.user_hash.zone_size.as_ref(), "4m"),
                 state: file
                     .user_hash
                     .state
@@ -67,16 +81,17 @@ impl Reader<'_> {
             },
             media_cache: file.media_cache.as_ref().map(|cache| MediaCache {
                 path: self.word(Some(&cache.path), ""),
-                size: self.word(Some(&cache.size), ""),
+                size: self.nginx_size(Some(&cache.size), ""),
             }),
             log_json: self.is_json(file.log.format.as_ref()),
             access_log: self.word(file.log.access.as_ref(), "/dev/stdout"),
-            error_log: format!(
-                "{} {}",
-                self.word(file.log.error.as_ref(), "stderr"),
-                self.level(file.log.error_level.as_ref())
-            ),
+            error_log: self.word(file.log.error.as_ref(), "stderr"),
+            error_level: self.level(file.log.error_level.as_ref()),
             status_listen: self.status(file.status.listen.as_ref()),
+            status_allow: match &file.status.allow {
+                Some(allow) => self.networks(allow),
+                None => PRIVATE.map(str::to_owned).to_vec(),
+            },
             temp: self.word(file.paths.temp.as_ref(), "/tmp"),
             pid: self.word(file.paths.pid.as_ref(), "/tmp/nginx.pid"),
             user: file
@@ -89,7 +104,7 @@ impl Reader<'_> {
                 "modules/ngx_http_matrix_user_hash_module.so",
             ),
             worker_processes: self.processes(file.nginx.worker_processes.as_ref()),
-            worker_connections: file.nginx.worker_connections.unwrap_or(8192),
+            worker_connections: self.connections(file.nginx.worker_connections.as_ref()),
             nginx,
         }
     }
@@ -113,9 +128,23 @@ impl Reader<'_> {
             .collect()
     }
 
+    /// A size that nginx reads itself: it knows no `T`, and no sizes without digits.
+    fn nginx_size(&mut self, value: Option<&Spanned<String>>, default: &str) -> String {
+        let Some(value) = value else {
+            return default.to_owned();
+        };
+        let text = value.get_ref();
+        if values::size(text).is_none_or(|size| size == 0) || text.ends_with(['t', 'T']) {
+            self.error(&value.span(), format!("not a size: {text}"))
+                .fix_with("write it as nginx does: \"4m\" or \"10g\"");
+        }
+        text.clone()
+    }
+
     fn size(&mut self, value: Option<&Spanned<String>>) -> Option<u64> {
         let value = value?;
-        let size = values::size(value.get_ref());
+        // To nginx, a limit of 0 is none.
+        let size = values::size(value.get_ref()).filter(|size| *size > 0);
         if size.is_none() {
             self.error(&value.span(), format!("not a size: {}", value.get_ref()))
                 .fix_with("write it as Synapse does: \"50M\"");
@@ -168,6 +197,46 @@ impl Reader<'_> {
         Some(listen.get_ref().clone())
     }
 
+    /// Addresses of name servers, with a port or without, in nginx's form.
+    fn resolvers(&mut self, values: &[Spanned<String>]) -> Vec<String> {
+        let mut resolvers = Vec::new();
+        for value in values {
+            let text = value.get_ref();
+            if text.parse::<std::net::Ipv6Addr>().is_ok() {
+                resolvers.push(format!("[{text}]"));
+            } else if values::is_host(text) || is_listen(text) && !text.starts_with("unix:") {
+                resolvers.push(text.clone());
+            } else {
+                self.error(&value.span(), format!("not a name server: {text}"))
+                    .fix_with("write \"10.96.0.10\", \"127.0.0.1:5353\" or \"fd00::a\"");
+            }
+        }
+        resolvers
+    }
+
+    fn server_names(&mut self, values: &[Spanned<String>]) -> Vec<String> {
+        for value in values {
+            let name = value.get_ref();
+            if name.contains(['/', ':']) {
+                self.error(&value.span(), format!("not the name of a host: {name}"))
+                    .fix_with("write \"matrix.example.org\", without https:// and without a port");
+            }
+        }
+        self.words(values)
+    }
+
+    fn connections(&mut self, value: Option<&Spanned<u32>>) -> u32 {
+        let Some(value) = value else {
+            return CONNECTIONS;
+        };
+        // A client that waits and the worker that it waits for are two; nginx has a few of its own.
+        if *value.get_ref() < 64 {
+            self.error(&value.span(), "too few connections to serve anybody")
+                .fix_with("write twice the number of clients that one process shall serve: 8192");
+        }
+        *value.get_ref()
+    }
+
     fn networks(&mut self, values: &[Spanned<String>]) -> Vec<String> {
         for value in values {
             let text = value.get_ref();
@@ -206,19 +275,13 @@ impl Reader<'_> {
         }
     }
 
-    fn http2(&mut self, listen: &Listen, nginx: NginxVersion) -> bool {
+    fn http2(&mut self, listen: &Listen) -> bool {
         let Some(http2) = &listen.http2 else {
             return false;
         };
-        if *http2.get_ref() && nginx < NginxVersion::HTTP2_DIRECTIVE {
-            self.error(
-                &http2.span(),
-                format!(
-                    "nginx {nginx} has no `http2 on`: that came with {}",
-                    NginxVersion::HTTP2_DIRECTIVE
-                ),
-            )
-            .fix_with("install a newer nginx, or take http2 away");
+        if *http2.get_ref() && listen.certificate.is_none() {
+            self.error(&http2.span(), "HTTP/2 is for listeners with TLS, and there is no certificate")
+                .fix_with("add certificate and certificate_key, or take http2 away: whoever ends TLS in front speaks it with clients");
         }
         *http2.get_ref()
     }
@@ -239,9 +302,9 @@ impl Reader<'_> {
         const LEVELS: [&str; 8] = [
             "debug", "info", "notice", "warn", "error", "crit", "alert", "emerg",
         ];
-        // nginx writes the whole request line beside each error, a token in the query included.
+        // nginx writes the whole request line beside each error, a token in the query included; beside a full disk (crit) too.
         let Some(level) = level else {
-            return "crit".into();
+            return "alert".into();
         };
         if !LEVELS.contains(&level.get_ref().as_str()) {
             self.error(&level.span(), format!("no such level: {}", level.get_ref()))

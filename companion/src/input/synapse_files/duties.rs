@@ -42,6 +42,10 @@ impl Duties {
         if let Some((_, name)) = last(shared, |y| y.update_user_directory_from_worker.clone()) {
             give(&[name], Role::UserDirectory);
         }
+        if let Some((_, name)) = last(shared, |y| y.media_instance_running_background_jobs.clone())
+        {
+            give(&[name], Role::Media);
+        }
         if let Some((part, writers)) = last(shared, |y| y.stream_writers.as_ref()) {
             duties.writers(part, writers, found);
         }

@@ -19,6 +19,8 @@ pub(super) struct Yaml {
     pub run_background_tasks_on: Option<String>,
     pub notify_appservices_from_worker: Option<String>,
     pub update_user_directory_from_worker: Option<String>,
+    pub enable_media_repo: Option<Spanned<bool>>,
+    pub media_instance_running_background_jobs: Option<String>,
     pub max_upload_size: Option<Spanned<NumberOrText>>,
 }
 
