@@ -16,16 +16,16 @@ def main():
     parser.add_argument("name", nargs="*", help="a campaign, several, or \"all\"")
     parser.add_argument("--short", action="store_true", help="some seconds each, with smaller numbers")
     parser.add_argument("--list", action="store_true", help="names the campaigns")
-    parser.add_argument("--table", action="store_true", help="writes the results so far as a table in Markdown")
+    parser.add_argument("--table", action="store_true", help="writes the results into docs/behaviour.md")
+    parser.add_argument("--check-table", action="store_true", help="says whether they are there, of every campaign, and passed")
     arguments = parser.parse_args()
     campaigns = catalogue.campaigns()
     if arguments.list:
         for name, campaign in campaigns.items():
             print(f"{name:<18}{campaign.__doc__.strip().splitlines()[0]}")
         return 0
-    if arguments.table:
-        print(table.render())
-        return 0
+    if arguments.table or arguments.check_table:
+        return table.write() if arguments.table else table.check()
     names = list(campaigns) if "all" in arguments.name else arguments.name
     unknown = [name for name in names if name not in campaigns]
     if unknown or not names:
@@ -51,7 +51,7 @@ def run(campaign, name, short):
     except Exception:
         report.check("the campaign runs", traceback.format_exc(), False)
     seconds = time.monotonic() - start
-    report.save(seconds)
+    report.save(seconds, campaign.__doc__.strip().splitlines()[0])
     print(f"  {'passed' if report.passed else 'FAILED'} in {seconds:.0f} s", flush=True)
     return report.passed
 

@@ -1,6 +1,6 @@
 """All campaigns by name, in the order in which `all` runs them."""
 
-from . import floods, kill, outage, single_flight, state
+from . import figures, floods, hit_path, kill, outage, single_flight, state
 
 
 def campaigns():
@@ -11,12 +11,15 @@ def campaigns():
         floods.refused_flood,
         floods.appservice_flood,
         outage.stale,
+        outage.hour,
         outage.overload,
         outage.breaker,
         outage.hold,
         outage.connections,
         state.state,
         kill.kill,
+        figures.figures,
+        hit_path.hit_path,
         floods.growth,
     )
     return {run.__name__.replace("_", "-"): run for run in runs}

@@ -76,7 +76,7 @@ http {{
 """
 
     def __enter__(self):
-        directory = WORK / "run/whoami"
+        directory = WORK / f"run/whoami-{WHOAMI}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         user = "user root;" if os.geteuid() == 0 else ""

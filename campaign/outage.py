@@ -1,6 +1,7 @@
 """whoami down, slow, hanging or lying: nobody waits for longer than was said, and nobody asks more than it can bear."""
 
 import asyncio
+import itertools
 import time
 
 from .bed import WHOAMI, Front, Nginx
@@ -40,6 +41,37 @@ async def outage(report, whoami):
     whoami.set(kind="ok")
     await recovered(clients)
     await refreshed_once(report, whoami, clients)
+    clients.close()
+
+
+def hour(report):
+    """whoami down for an hour, refusing and then hanging: every known user goes where they went before, undelayed"""
+    # Entries are fresh for a minute, so for nearly all of the hour all of them are past it.
+    front = Front(routed=True, directives="matrix_user_hash_valid 200 1m;")
+    with Whoami() as whoami, Nginx(front, report.name) as nginx:
+        asyncio.run(an_hour(report, whoami, nginx))
+
+
+async def an_hour(report, whoami, nginx):
+    users = [token(f"u{n}") for n in range(1000)]
+    half, per_second = (3, 200) if report.short else (1800, 20)
+    clients = Clients()
+    await clients.warm(16)
+    home = {a.token: a.body for a in await clients.all(users)}
+    for how, behaviour in (("refuses", {"listen": False}), ("hangs", {"listen": True, "kind": "hang"})):
+        whoami.set(**behaviour)
+        number = half * per_second
+        answers = await clients.paced((users[n % len(users)] for n in range(number)), per_second)
+        known = [a for a in answers if a.right and a.status in ("HIT", "STALE")]
+        report.equal(f"whoami {how} for {half:,} s, {per_second}/s of 1,000 users: HIT or STALE with the user's hash, "
+                     f"of {number:,}", number, len(known))
+        report.equal("of which on the worker as before", number, sum(home[a.token] == a.body for a in known))
+        report.equal("of which held by a lookup", 0, sum(a.held > 0 for a in known))
+        stale_ones = sum(a.status == "STALE" for a in known)
+        report.note(f"{stale_ones:,} STALE; client's time: {spread([a.took for a in known])}", key=True)
+    figures = nginx.figures()
+    report.note(f"lookups in all: {figures['lookups']:,}, of which {figures['refreshes']:,} in the background; "
+                f"{figures['suppressed']:,} not sent because whoami was failing", key=True)
     clients.close()
 
 
@@ -115,7 +147,7 @@ async def cold_start(report, whoami, nginx):
 def breaker(report):
     """whoami refuses or hangs under load: it is left alone but for one probe at a time, and found again"""
     front = Front(directives="matrix_user_hash_timeout 1s;")
-    seconds, per_second = (4, 200) if report.short else (20, 500)
+    seconds, per_second = (8, 200) if report.short else (20, 500)
     for how, behaviour in (("refuses", {"listen": False}), ("hangs", {"kind": "hang"})):
         with Whoami() as whoami, Nginx(front, report.name) as nginx:
             asyncio.run(broken(report, whoami, nginx, how, behaviour, seconds, per_second))
@@ -139,7 +171,13 @@ async def broken(report, whoami, nginx, how, behaviour, seconds, per_second):
     report.at_most(f"whoami {how}, {per_second} new tokens/s: lookups in the first moments", 64 + 64, after_first)
     report.at_most("lookups a second after that", 3, tries / (elapsed - 1))
     if how == "hangs":
-        report.at_most("probes at a time, as whoami counts them", 1, whoami.seen()["most"] if tries else 0)
+        seen = whoami.seen()
+        report.equal("probes at a time, as whoami counts them", 1, seen["most"])
+        # A probe ends after the timeout of a second; then the next pause begins.
+        pauses = [later - earlier - 1 for earlier, later in itertools.pairwise(seen["times"])]
+        report.check("pauses between probes, each longer than the one before: 0.25 s doubled, a quarter up or down",
+                     ", ".join(f"{pause:.2f}" for pause in pauses) + " s",
+                     pauses and all(a < b for a, b in itertools.pairwise(pauses)))
     report.note(f"{figures['suppressed']:,} lookups not sent")
     report.equal("requests answered with 200 and the token's hash", len(answers),
                  sum(a.code == 200 and a.right and a.status in ("ERROR", "TIMEOUT") for a in answers))

@@ -1,54 +1,78 @@
 """Figures: what is required, what was measured, and whether that is enough.
 
-Each campaign fills a `Report`. It is printed line by line, and kept in build/campaign/results for the table of
-docs/behaviour.md (`scripts/campaign --table`). Where time is measured on a busy machine, `Noise` says how late a process that only
-sleeps was woken meanwhile: what is above the bound by less than that is the machine's.
+Each campaign fills a `Report`. It is printed line by line, and kept: of a run at full length in campaign/results, from where
+`scripts/campaign --table` takes it into docs/behaviour.md, of a short one in build/campaign. Where time is measured on a
+busy machine, `Noise` says how late a process that only sleeps was woken meanwhile: what is above the bound by less than
+that is the machine's.
 """
 
 import json
+import os
+import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from .bed import ROOT, WORK
+
+RESULTS = Path(os.environ.get("CAMPAIGN_RESULTS") or ROOT / "campaign/results")
 
 
 class Report:
     def __init__(self, name, short):
         self.name, self.short = name, short
         self.rows = []
+        self.load = os.getloadavg()[0]
 
-    def check(self, required, measured, passed):
-        self.rows.append({"required": required, "measured": str(measured), "passed": bool(passed)})
+    def check(self, required, measured, passed, key=True):
+        """`key`: whether it stands in the table, or only has to hold."""
+        self.rows.append({"required": required, "measured": str(measured), "passed": bool(passed), "key": key})
         print(f"  {'PASS' if passed else 'FAIL'}  required: {required} | measured: {measured}", flush=True)
 
-    def equal(self, what, required, measured):
+    def equal(self, what, required, measured, key=True):
         self.check(f"{what}: {required:,}" if isinstance(required, int) else f"{what}: {required}",
-                   f"{measured:,}" if isinstance(measured, int) else measured, measured == required)
+                   f"{measured:,}" if isinstance(measured, int) else measured, measured == required, key)
 
-    def at_most(self, what, most, measured, unit="", slack=0.0):
+    def at_most(self, what, most, measured, unit="", slack=0.0, key=True):
         extra = f" (+ {slack:.0f}{unit} noise of the machine)" if slack else ""
-        self.check(f"{what} ≤ {most:,g}{unit}{extra}", f"{measured:,.5g}{unit}", measured <= most + slack)
+        self.check(f"{what} ≤ {most:,g}{unit}{extra}", number(measured) + unit, measured <= most + slack, key)
 
-    def at_least(self, what, least, measured, unit=""):
-        self.check(f"{what} ≥ {least:,g}{unit}", f"{measured:,.5g}{unit}", measured >= least)
+    def at_least(self, what, least, measured, unit="", key=True):
+        self.check(f"{what} ≥ {least:,g}{unit}", number(measured) + unit, measured >= least, key)
 
-    def note(self, text):
+    def note(self, text, key=False):
         """A figure without a bound."""
-        self.rows.append({"required": "–", "measured": text, "passed": True})
+        self.rows.append({"required": "–", "measured": text, "passed": True, "key": key})
         print(f"        {text}", flush=True)
 
     @property
     def passed(self):
         return all(row["passed"] for row in self.rows)
 
-    def save(self, seconds):
-        results = WORK / "results"
+    def save(self, seconds, title):
+        results = WORK / "results" if self.short else RESULTS
         results.mkdir(parents=True, exist_ok=True)
-        record = {"name": self.name, "short": self.short, "seconds": round(seconds), "rows": self.rows,
-                  "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-                  "command": f"scripts/campaign {self.name}{' --short' if self.short else ''}"}
-        (results / f"{self.name}{'-short' if self.short else ''}.json").write_text(json.dumps(record, indent=1))
+        record = {"name": self.name, "title": title, "short": self.short, "seconds": round(seconds), "machine": machine(),
+                  "load": round(self.load, 1), "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "rows": self.rows}
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        (results / f"{self.name}.json").write_text(text + "\n")
+
+
+def number(value):
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def machine():
+    """What a reader needs to judge a figure by."""
+    cpu = memory = "?"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal"):
+            memory = f"{int(line.split()[1]) / (1 << 20):.0f} GiB"
+    return f"{os.cpu_count()} cores ({cpu}), {memory}, Linux {platform.release().partition('-')[0]}"
 
 
 def percentile(values, share):

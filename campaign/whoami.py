@@ -9,7 +9,7 @@ the behaviour:
     listen  false: connections are refused, and those that are open are closed
 
 `{"get": true}` gives what it saw since `{"reset": true}`: requests, their number by token, the most in progress at once,
-connections, when each request came (seconds, monotonic clock), the connections' ports of those in progress.
+the most with one token, connections, when each request came (seconds, monotonic clock), the connections' ports of those in progress.
 """
 
 import asyncio
@@ -33,19 +33,21 @@ class Homeserver:
         self.behaviour = {"kind": "ok", "delay": 0.0, "rate": 0, "listen": True}
         self.next_answer = 0.0
         self.current = 0
+        self.current_of = Counter()
         self.reset()
 
     def reset(self):
         self.asked = Counter()
         self.times = []
         self.most = self.current
+        self.most_of_one = max(self.current_of.values(), default=0)
         self.accepted = 0
 
     def seen(self):
         return {
             "requests": sum(self.asked.values()), "tokens": len(self.asked), "asked": self.asked.most_common(5000),
-            "most": self.most, "current": self.current, "accepted": self.accepted, "times": self.times[-20000:],
-            "ports": [conn.peer for conn in self.connections if conn.busy], "now": time.monotonic(),
+            "most": self.most, "most_of_one": self.most_of_one, "current": self.current, "accepted": self.accepted, "times": self.times[-20000:],
+            "ports": [conn.peer for conn in self.connections if conn.busy is not None], "now": time.monotonic(),
         }
 
     async def listen(self, on):
@@ -72,7 +74,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, homeserver):
         self.homeserver = homeserver
         self.buffer = b""
-        self.busy = False
+        # The token of the request in progress.
+        self.busy = None
 
     def connection_made(self, transport):
         self.transport = transport
@@ -97,7 +100,9 @@ class Connection(asyncio.Protocol):
         server.times.append(time.monotonic())
         server.current += 1
         server.most = max(server.most, server.current)
-        self.busy = True
+        server.current_of[bearer] += 1
+        server.most_of_one = max(server.most_of_one, server.current_of[bearer])
+        self.busy = bearer
         wait = server.due()
         if wait > 0:
             asyncio.get_running_loop().call_later(wait, self.answer, bearer, target)
@@ -105,12 +110,15 @@ class Connection(asyncio.Protocol):
             self.answer(bearer, target)
 
     def over(self):
-        if self.busy:
-            self.busy = False
+        if self.busy is not None:
             self.homeserver.current -= 1
+            self.homeserver.current_of[self.busy] -= 1
+            if not self.homeserver.current_of[self.busy]:
+                del self.homeserver.current_of[self.busy]
+            self.busy = None
 
     def answer(self, bearer, target):
-        if not self.busy:
+        if self.busy is None:
             return
         kind = self.homeserver.behaviour["kind"]
         if kind == "hang":

@@ -28,7 +28,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let used = read("used.txt");
     let request = read("request-bits.txt");
-    let types: Vec<Type> = lines(&used).map(parse).collect();
+    let types = types(&used);
     let request_bits: Vec<&str> = lines(&request).flat_map(str::split_whitespace).collect();
 
     fs::write(out.join("layout.c"), c_half(&types, &request_bits)).expect("OUT_DIR is writable");
@@ -62,14 +62,31 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-fn parse(line: &str) -> Type<'_> {
-    let (name, rest) = line.split_once(": ").expect("TYPE: FIELD...");
-    let (fields, bits) = rest.split_once('|').unwrap_or((rest, ""));
-    Type {
-        name,
-        fields: fields.split_whitespace().collect(),
-        bits: bits.split_whitespace().collect(),
+/// Every type once, without what this nginx was not configured with.
+fn types(used: &str) -> Vec<Type<'_>> {
+    let features = dep("FEATURES");
+    let mut types: Vec<Type> = Vec::new();
+    for line in lines(used) {
+        let (name, rest) = line.split_once(": ").expect("TYPE: FIELD...");
+        let (name, feature) = name.split_once('@').unwrap_or((name, ""));
+        if !feature.is_empty() && !features.split(',').any(|has| has.trim() == feature) {
+            continue;
+        }
+        let (fields, bits) = rest.split_once('|').unwrap_or((rest, ""));
+        let (fields, bits) = (fields.split_whitespace(), bits.split_whitespace());
+        match types.iter_mut().find(|known| known.name == name) {
+            Some(known) => {
+                known.fields.extend(fields);
+                known.bits.extend(bits);
+            }
+            None => types.push(Type {
+                name,
+                fields: fields.collect(),
+                bits: bits.collect(),
+            }),
+        }
     }
+    types
 }
 
 /// Functions that tell a size, an offset, or fill one bitfield of a structure with ones.
