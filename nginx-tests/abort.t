@@ -22,6 +22,7 @@ my $port = $nginx->port;
 sub afterwards { my @n = grep { m{^/(?:resolved/)?after } } split /\n/, $nginx->access_log; return scalar @n }
 
 for my $path ('/', '/resolved') {
+    sleep 0.3;    # for the post_action of the request before
     my $before = afterwards();
     whoami_set(delay => 0.4);
     my $sock = connect_to($port);
