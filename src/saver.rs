@@ -136,7 +136,7 @@ fn block_signals() {
 /// The zones of the cycle that the process serves now.
 fn zones() -> &'static [&'static SharedZone] {
     // SAFETY: `ngx_cycle` is the cycle that the process serves, which is whole.
-    let main = unsafe { nginx_sys::ngx_cycle.as_ref() }.and_then(|cycle| Module::main_conf(cycle));
+    let main = unsafe { nginx_sys::ngx_cycle.as_ref() }.and_then(Module::main_conf);
     main.map_or(&[], |main| &main.zones)
 }
 

@@ -6,11 +6,11 @@
 //! (`ngx_http_upstream_process_header`, `ngx_http_upstream_finalize_request`). Where the next server is to be tried, it
 //! returns NGX_HTTP_UPSTREAM_INVALID_HEADER, which does that.
 
-use core::ffi::c_void;
 use core::{ptr, slice};
 
 use matrix_user_hash_core::whoami::{FailureKind, Malformed, Progress, parse};
 use nginx_sys::{
+    NGX_HTTP_BAD_GATEWAY, NGX_HTTP_GATEWAY_TIME_OUT, NGX_HTTP_INTERNAL_SERVER_ERROR,
     NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_INVALID_HEADER, ngx_alloc_chain_link,
     ngx_connection_t, ngx_create_temp_buf, ngx_http_finalize_request, ngx_http_request_t,
     ngx_http_upstream_create, ngx_http_upstream_init, ngx_http_upstream_t, ngx_int_t, ngx_uint_t,
@@ -27,7 +27,8 @@ const OK: ngx_int_t = Status::NGX_OK.0;
 const ERROR: ngx_int_t = Status::NGX_ERROR.0;
 const AGAIN: ngx_int_t = Status::NGX_AGAIN.0;
 const NEXT: ngx_int_t = NGX_HTTP_UPSTREAM_INVALID_HEADER as ngx_int_t;
-const NGX_HTTP_CLOSED: ngx_int_t = 502;
+const BAD_GATEWAY: ngx_int_t = NGX_HTTP_BAD_GATEWAY as ngx_int_t;
+const GATEWAY_TIME_OUT: ngx_int_t = NGX_HTTP_GATEWAY_TIME_OUT as ngx_int_t;
 
 /// Starts the upstream of a lookup's subrequest: its first and only write event.
 pub unsafe extern "C" fn run(child: *mut ngx_http_request_t) {
@@ -45,7 +46,7 @@ pub unsafe extern "C" fn run(child: *mut ngx_http_request_t) {
     });
 }
 
-const ERROR_STATUS: ngx_int_t = 500;
+const ERROR_STATUS: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
 /// Sets the upstream up; false without memory.
 ///
@@ -78,8 +79,8 @@ unsafe fn prepare(child: *mut ngx_http_request_t, lookup: *mut Lookup) -> bool {
         upstream.process_header = Some(process_header);
         upstream.abort_request = Some(abort_request);
         upstream.finalize_request = Some(finalize_request);
-        upstream.input_filter_init = Some(input_filter_init);
-        upstream.input_filter = Some(input_filter);
+        // No input filter: `process_header` never returns NGX_OK, so nothing is left to be filtered. Its context is where
+        // `peer::free` finds the lookup.
         upstream.input_filter_ctx = lookup.cast();
         true
     }
@@ -329,21 +330,11 @@ unsafe extern "C" fn finalize_request(child: *mut ngx_http_request_t, rc: ngx_in
         unsafe {
             let (lookup, upstream) = (Lookup::of(child), &*(*child).upstream);
             let kind = match rc {
-                504 => FailureKind::Timeout,
-                NGX_HTTP_CLOSED if upstream.request_sent() != 0 => FailureKind::Head,
+                GATEWAY_TIME_OUT => FailureKind::Timeout,
+                BAD_GATEWAY if upstream.request_sent() != 0 => FailureKind::Head,
                 _ => FailureKind::Connect,
             };
             (*lookup).report.get_or_insert(Report::Failed(kind));
         }
     });
-}
-
-/// Never called: `process_header` never returns NGX_OK.
-unsafe extern "C" fn input_filter_init(_data: *mut c_void) -> ngx_int_t {
-    ERROR
-}
-
-/// Never called: `process_header` never returns NGX_OK.
-unsafe extern "C" fn input_filter(_data: *mut c_void, _bytes: isize) -> ngx_int_t {
-    ERROR
 }
