@@ -116,7 +116,12 @@ sub listening {
     return 1;
 }
 
-sub slurp { my ($self, $name) = @_; local (@ARGV, $/) = ("$self->{root}/logs/$name"); return -e $ARGV[0] ? <> // '' : '' }
+sub slurp {
+    my ($self, $name) = @_;
+    open my $in, '<', "$self->{root}/logs/$name" or return '';
+    local $/;
+    return <$in> // '';
+}
 sub error_log  { $_[0]->slurp('error.log') }
 sub access_log { $_[0]->slurp('access.log') }
 

@@ -1,0 +1,38 @@
+/* Preloaded into an nginx: while a file exists, the module gets no memory in pieces of 100 bytes or more.
+ *
+ * FLAG is the file's name. Who asks is told by the return address: nginx's own allocations and libc's are left alone. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+
+static int refuses(size_t size, void *caller)
+{
+    Dl_info info;
+
+    return size >= 100 && access(FLAG, F_OK) == 0 && dladdr(caller, &info) != 0 && info.dli_fname != NULL
+           && strstr(info.dli_fname, "matrix_user_hash") != NULL;
+}
+
+void *malloc(size_t size)
+{
+    if (refuses(size, __builtin_return_address(0))) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return __libc_malloc(size);
+}
+
+void *realloc(void *old, size_t size)
+{
+    if (refuses(size, __builtin_return_address(0))) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return __libc_realloc(old, size);
+}

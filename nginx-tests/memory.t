@@ -1,0 +1,48 @@
+# Without memory a request is proxied by the fallback, and the worker process goes on. interface.md, "What a request means",
+# item 6.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use MatrixUserHash;
+use MatrixUserHash::Instance;
+use MatrixUserHash::Http qw(get gather bearer shown);
+use Test::More;
+
+plan skip_all => 'a preloaded malloc and a sanitizer do not go together'
+    if $ENV{TEST_NGINX_USE_VALGRIND} || $ENV{ASAN_OPTIONS};
+
+my $flag = "/tmp/matrix-user-hash-scarce-$$";
+my $library = "$flag.so";
+system('gcc', '-shared', '-fPIC', '-O1', "-DFLAG=\"$flag\"", '-o', $library, "$FindBin::Bin/lib/scarce.c", '-ldl') == 0
+    or die 'cannot build scarce.c';
+END { unlink $flag, $library if $flag }
+
+my $nginx = do {
+    local $ENV{LD_PRELOAD} = $library;
+    MatrixUserHash::Instance->start(server => <<'.');
+        location / { matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://sync_workers; }
+.
+};
+my $port = $nginx->port;
+my ($pid) = $nginx->worker_pids;
+is(shown(get($port, '/', token('alice/before'))), 'MISS ' . hash_of('@alice:example.org'), 'with memory, a user is looked up');
+
+sub scarce { my ($on) = @_; if ($on) { open my $out, '>', $flag or die $! } else { unlink $flag } }
+
+scarce(1);
+whoami_reset();
+my @got = gather($port, [map { bearer('/', token("bob/scarce$_")) } 1 .. 40]);
+is(scalar(grep { $_->{status} == 200 } @got), 40, 'without memory for a lookup, requests are proxied');
+is(scalar(grep { $_->{headers}{'x-status'} eq 'ERROR' } @got), 40, '… as ERROR');
+is($got[0]{headers}{'x-hash'}, hash_of(token('bob/scarce1')), '… by the hash of the token');
+is(whoami_stats()->{requests}, 0, '… and nobody was asked');
+is(shown(get($port, '/', token('alice/before'))), 'HIT ' . hash_of('@alice:example.org'), '… while who is known still is');
+scarce(0);
+
+is(shown(get($port, '/', token('carol/after'))), 'MISS ' . hash_of('@carol:example.org'), 'with memory again, users are looked up again');
+is(join(' ', $nginx->worker_pids), $pid, 'by the same worker process');
+is_deeply([grep { /\[(?:crit|alert|emerg)\]|panick/ } split /\n/, $nginx->error_log], [], 'and nothing of this is critical to nginx');
+
+done_testing();
