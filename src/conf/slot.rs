@@ -153,6 +153,39 @@ pub unsafe extern "C" fn buffer_size(
     result
 }
 
+/// Reads words of a list into a mask, which begins as `empty`.
+pub fn mask(
+    cf: *mut ngx_conf_t,
+    known: &[(&[u8], u32)],
+    empty: ngx_uint_t,
+    mask: &mut ngx_uint_t,
+) -> *mut c_char {
+    if *mask != 0 {
+        return c"is duplicate".as_ptr().cast_mut();
+    }
+    *mask = empty;
+    // SAFETY: nginx is reading the directive.
+    let words = unsafe { args(&*cf) };
+    for word in &words[1..] {
+        let Some((_, bit)) = known.iter().find(|(name, _)| name == word) else {
+            let names: Vec<_> = known
+                .iter()
+                .map(|(name, _)| String::from_utf8_lossy(name))
+                .collect();
+            emerg!(
+                cf,
+                "invalid value \"{}\" in \"{}\" directive, it must be of: {}",
+                String::from_utf8_lossy(word),
+                String::from_utf8_lossy(words[0]),
+                names.join(", ")
+            );
+            return NGX_CONF_ERROR;
+        };
+        *mask |= *bit as ngx_uint_t;
+    }
+    NGX_CONF_OK
+}
+
 fn refuse(cf: *mut ngx_conf_t, wanted: &str) -> *mut c_char {
     // SAFETY: nginx is reading the directive.
     let words = unsafe { args(&*cf) };

@@ -13,11 +13,11 @@ use nginx_sys::{
     ngx_ssl_ciphers, ngx_ssl_cleanup_ctx, ngx_ssl_client_session_cache, ngx_ssl_create, ngx_ssl_t,
     ngx_ssl_trusted_certificate, ngx_str_t, ngx_uint_t,
 };
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+use ngx::core::Status;
 use ngx::ngx_string;
 
 use super::slot::{self, UNSET};
-use super::{ANYWHERE, Invalid, LocationConf, args, command};
+use super::{ANYWHERE, Invalid, LocationConf, command};
 use crate::request::bytes;
 
 /// The directives.
@@ -234,26 +234,6 @@ unsafe extern "C" fn protocols(
     conf: *mut c_void,
 ) -> *mut c_char {
     // SAFETY: nginx's arguments; `conf` is a block of ours.
-    let (words, mask) = unsafe {
-        (
-            args(&*cf),
-            &mut (*conf.cast::<LocationConf>()).ssl.protocols,
-        )
-    };
-    if *mask != 0 {
-        return c"is duplicate".as_ptr().cast_mut();
-    }
-    for word in &words[1..] {
-        let Some((_, protocol)) = PROTOCOLS.iter().find(|(name, _)| name == word) else {
-            emerg!(
-                cf,
-                "invalid value \"{}\" in \"matrix_user_hash_ssl_protocols\" directive, it must be of: TLSv1, TLSv1.1, \
-                 TLSv1.2, TLSv1.3",
-                String::from_utf8_lossy(word)
-            );
-            return NGX_CONF_ERROR;
-        };
-        *mask |= *protocol as ngx_uint_t;
-    }
-    NGX_CONF_OK
+    let mask = unsafe { &mut (*conf.cast::<LocationConf>()).ssl.protocols };
+    slot::mask(cf, &PROTOCOLS, 0, mask)
 }

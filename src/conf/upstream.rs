@@ -11,10 +11,9 @@ use nginx_sys::{
     NGX_HTTP_UPSTREAM_FT_OFF, NGX_HTTP_UPSTREAM_FT_TIMEOUT, ngx_command_t, ngx_conf_t,
     ngx_http_upstream_conf_t, ngx_uint_t,
 };
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
-use super::slot::{UNSET, UNSET_UINT, inherit as take};
-use super::{LocationConf, args};
+use super::LocationConf;
+use super::slot::{self, UNSET, UNSET_UINT, inherit as take};
 
 const SET: ngx_uint_t = NGX_CONF_BITMASK_SET as ngx_uint_t;
 /// What `ngx_http_upstream_next` is told when we want the next server.
@@ -155,31 +154,6 @@ pub unsafe extern "C" fn next(
     conf: *mut c_void,
 ) -> *mut c_char {
     // SAFETY: nginx's arguments; `conf` is a block of ours.
-    let (words, mask) = unsafe {
-        (
-            args(&*cf),
-            &mut (*conf.cast::<LocationConf>()).own_upstream.next_upstream,
-        )
-    };
-    if *mask != 0 {
-        return c"is duplicate".as_ptr().cast_mut();
-    }
-    *mask = SET;
-    for word in &words[1..] {
-        let Some((_, case)) = CASES.iter().find(|(name, _)| name == word) else {
-            let known: Vec<_> = CASES
-                .iter()
-                .map(|(name, _)| String::from_utf8_lossy(name))
-                .collect();
-            emerg!(
-                cf,
-                "invalid value \"{}\" in \"matrix_user_hash_next_upstream\" directive, it must be of: {}",
-                String::from_utf8_lossy(word),
-                known.join(", ")
-            );
-            return NGX_CONF_ERROR;
-        };
-        *mask |= *case as ngx_uint_t;
-    }
-    NGX_CONF_OK
+    let mask = unsafe { &mut (*conf.cast::<LocationConf>()).own_upstream.next_upstream };
+    slot::mask(cf, &CASES, SET, mask)
 }
