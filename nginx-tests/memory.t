@@ -26,8 +26,8 @@ my $nginx = do {
 .
 };
 my $port = $nginx->port;
-my ($pid) = $nginx->worker_pids;
 is(shown(get($port, '/', token('alice/before'))), 'MISS ' . hash_of('@alice:example.org'), 'with memory, a user is looked up');
+my ($pid) = $nginx->worker_pids;
 
 sub scarce { my ($on) = @_; if ($on) { open my $out, '>', $flag or die $! } else { unlink $flag } }
 
