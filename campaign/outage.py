@@ -139,6 +139,8 @@ async def cold_start(report, whoami, nginx):
     report.equal("fallbacks that the figures count, of those that clients saw", len(fallen), counted)
     report.at_least("of what whoami could do meanwhile, used", 80, 100 * seen["requests"] / (rate * (tokens / per_second + 2)),
                     "%")
+    resolved = len(answers) - len(fallen)
+    report.at_least("of whoami's answers, in time for the request", 70, 100 * resolved / seen["requests"], "%")
     whoami.set(rate=0)
     again = await clients.all([a.token for a in fallen], at_once=32)
     report.equal("fallen back, then asked again: with their user's hash", len(fallen),
