@@ -103,7 +103,8 @@ class Nginx:
 
     def __init__(self, front, name, module=None, fresh=True):
         self.front = front
-        self.directory = WORK / "run" / name
+        # Another campaign of that name may run on other ports.
+        self.directory = WORK / f"run/{name}-{PORTS}"
         if fresh:
             shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,8 @@ HANDLER = "ngx_http_matrix_user_hash_module::phase::handler"
 # By what name memory is taken or given back, and locks are taken.
 MEMORY = re.compile(r"^(__libc_)?(malloc|calloc|realloc|free|memalign|posix_memalign|aligned_alloc|mmap|munmap|brk|sbrk)$|"
                     r"^_int_(malloc|free)|^ngx_(alloc|calloc|palloc_block|palloc_large|slab_\w+)$|__rust_alloc|alloc::alloc")
-LOCKS = re.compile(r"^ngx_(shmtx|rwlock|spinlock|rwlock_\w+|shmtx_\w+|thread_mutex_\w+)$|pthread_(mutex|rwlock|spin|cond)_|lll_lock|futex|"
-                   r"ngx_slab_lock|sem_(wait|post)")
+LOCKS = re.compile(r"^ngx_(shmtx|rwlock|spinlock|rwlock_\w+|shmtx_\w+|thread_mutex_\w+)$|lll_lock|futex|sem_(wait|post)|"
+                   r"pthread_(mutex|rwlock|spin|cond)_")
 
 
 class Watched(Nginx):

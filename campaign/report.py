@@ -53,8 +53,11 @@ class Report:
     def save(self, seconds, title):
         results = WORK / "results" if self.short else RESULTS
         results.mkdir(parents=True, exist_ok=True)
-        record = {"name": self.name, "title": title, "short": self.short, "seconds": round(seconds), "machine": machine(),
-                  "load": round(self.load, 1), "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "rows": self.rows}
+        # What makes a run another than the usual one is told with it.
+        setting = f"CAMPAIGN_OUTAGE={os.environ['CAMPAIGN_OUTAGE']} " if "CAMPAIGN_OUTAGE" in os.environ else ""
+        record = {"name": self.name, "title": title, "command": f"{setting}scripts/campaign {self.name}", "short": self.short,
+                  "seconds": round(seconds), "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "commit": commit(),
+                  "machine": machine(), "load": round(self.load, 1), "nice": os.nice(0), "rows": self.rows}
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (results / f"{self.name}.json").write_text(text + "\n")
 
@@ -73,6 +76,15 @@ def machine():
         if line.startswith("MemTotal"):
             memory = f"{int(line.split()[1]) / (1 << 20):.0f} GiB"
     return f"{os.cpu_count()} cores ({cpu}), {memory}, Linux {platform.release().partition('-')[0]}"
+
+
+def commit():
+    """The last one that changed the module; + if something of it has been edited since."""
+    def git(*arguments):
+        return subprocess.run(["git", *arguments, "--", "src", "core"], cwd=ROOT, text=True, capture_output=True,
+                              check=False).stdout.strip()
+
+    return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
 
 
 def percentile(values, share):

@@ -82,7 +82,7 @@ class Restarts:
             self.report.equal(f"mode of the state file after {name}", "600", f"{self.file.stat().st_mode & 0o777:o}")
             start = time.monotonic()
             self.nginx.start()
-            self.report.note(f"started again in {time.monotonic() - start:.2f} s with {self.file.stat().st_size:,} bytes of state")
+            self.report.note(f"started again in {time.monotonic() - start:.2f} s, {self.file.stat().st_size:,} bytes of state")
             self.all_known(f"full restart by {name}")
 
     def reloads(self):
@@ -158,7 +158,7 @@ class Restarts:
             entries = self.nginx.figures()["entries"]
             warnings = self.nginx.lines("warn")[before:]
             clear = len(warnings) == 1 and "state file" in warnings[0] and "starts empty" in warnings[0]
-            said = warnings[0].split("matrix_user_hash: ")[-1] if warnings else "nothing"
-            self.report.check(f"{what} file: one warning, an empty cache", f"{len(warnings)} ({said}), {entries} entries",
+            said = warnings[0].rpartition("\": ")[2] if warnings else "nothing"
+            self.report.check(f"{what} file: one warning, an empty cache", f"{len(warnings)} (\"{said}\"), {entries} entries",
                               clear and entries == 0)
             self.nginx.stop()

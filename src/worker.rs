@@ -51,6 +51,8 @@ pub struct Local {
     turns: VecDeque<Key>,
     /// The first of them waits for a place below that many lookups; 0 if it does not.
     full_at: u32,
+    /// How long lookups take that are answered, in milliseconds: the last counts an eighth.
+    takes: u64,
     /// How many lookups this worker has ordered.
     lookups: u64,
     poll: Alarm,
@@ -79,6 +81,7 @@ impl Local {
             following: Vec::new(),
             turns: VecDeque::new(),
             full_at: 0,
+            takes: 0,
             lookups: 0,
             poll,
             pause: 1,

@@ -364,8 +364,8 @@ impl Local {
 
     /// Looks after the flights that are not led from here; gives the lookups that can be sent now.
     ///
-    /// Who waits for a place keeps it in the line: the first in it is the first to go. Who only waits for a word is
-    /// passed by.
+    /// Who waits for a place keeps it in the line: the first in it is the first to go, unless it is too late for that. Who
+    /// only waits for a word is passed by.
     pub(super) fn poll(&mut self) -> Vec<Departure> {
         let mut departures = Vec::new();
         let before = self.flights.len();
@@ -376,9 +376,13 @@ impl Local {
         }
         self.full_at = 0;
         let mut passed_by = Vec::new();
-        while let Some(key) = self.turns.pop_front() {
+        while let Some((key, is_last)) = self.next_turn() {
             match self.advance(key, &mut departures) {
                 Some(Wait::Word) => passed_by.push(key),
+                Some(Wait::Place) if is_last => {
+                    self.turns.push_back(key);
+                    break;
+                }
                 Some(Wait::Place) => {
                     self.turns.push_front(key);
                     break;
@@ -403,6 +407,31 @@ impl Local {
             self.poll.reset(usize::try_from(self.pause).unwrap_or(1));
         }
         departures
+    }
+
+    /// Takes the next out of the line, and tells whether it was the last in it.
+    ///
+    /// That is the first in the line, but not if it would have gone on before an answer came: when more come than whoami
+    /// can answer, all who are first are about to leave, and lookups for them help nobody in time. Then it is the last.
+    fn next_turn(&mut self) -> Option<(Key, bool)> {
+        while let Some(key) = self.turns.front() {
+            let first = self
+                .flights
+                .get(key)
+                .and_then(|flight| flight.seats.first());
+            let Some((_, waiter)) = first else {
+                self.flights.remove(key);
+                self.turns.pop_front();
+                continue;
+            };
+            // SAFETY: a waiter leaves its seat before it is freed.
+            let deadline = unsafe { waiter.as_ref() }.deadline();
+            if deadline >= self.now().plus(self.takes) {
+                break;
+            }
+            return Some((self.turns.pop_back()?, true));
+        }
+        Some((self.turns.pop_front()?, false))
     }
 
     /// Moves one flight on that is not led from here; gives what it still waits for.

@@ -24,6 +24,9 @@ impl Local {
         let now = self.now();
         let micros = u64::try_from(order.sent.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.counters.observe_lookup(micros);
+        if !matches!(report, Report::Failed(_)) {
+            self.takes = (self.takes * 7 + micros.div_ceil(1000)) / 8;
+        }
         let key = *order.question.key();
         let (outcome, ended) = match report {
             Report::User {
