@@ -149,7 +149,8 @@ fn run(request: Request) -> Option<ngx_int_t> {
     if !request.is_main() {
         return None;
     }
-    let (site, step) = if let Some(waiter) = parked(request) {
+    let waiter = parked(request);
+    let (site, step) = if let Some(waiter) = waiter {
         let Some(next) = resume(request, waiter) else {
             return Some(Code::NGX_AGAIN.0);
         };
@@ -167,7 +168,8 @@ fn run(request: Request) -> Option<ngx_int_t> {
     };
     let question = match step {
         Step::Done(found) => {
-            conclude(request, &site, &found);
+            let held = waiter.and_then(|_| let_go(request));
+            conclude(request, &site, &found, held);
             return None;
         }
         Step::Ask(question) => question,
@@ -181,7 +183,8 @@ fn run(request: Request) -> Option<ngx_int_t> {
         let token = token::find(request.authorization(), request.args(), scratch)?;
         Some(Found::without_user(&token, Status::Error))
     })??;
-    conclude(request, &site, &found);
+    let held = let_go(request);
+    conclude(request, &site, &found, held);
     None
 }
 
@@ -341,13 +344,18 @@ fn settle(
     }
 }
 
-/// The end of a request's life with us: counted, its variables written, what is stale refreshed behind it.
-fn conclude(request: Request, site: &Site, found: &Found) {
+/// Frees all that a wait needed, and tells how long it was.
+fn let_go(request: Request) -> Option<u64> {
     let held = Waiter::of(request).map(|waiter| {
         // SAFETY: the waiter of a live request lives until `Waiter::discard`.
         unsafe { waiter.as_ref() }.held()
     });
     Waiter::discard(request);
+    held
+}
+
+/// The end of a request's life with us: counted, its variables written, what is stale refreshed behind it.
+fn conclude(request: Request, site: &Site, found: &Found, held: Option<u64>) {
     finish(request, found, held);
     site.zone
         .with_local(|local| local.count(counter_of(found.status)));
