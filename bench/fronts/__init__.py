@@ -1,0 +1,140 @@
+"""The fronts that are compared: one nginx, one group of sync workers, and five ways to choose one of them.
+
+Each is a few lines of configuration in the same places; whatever is not shown here is equal. The scripts beside this file
+are what an operator would write today.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from campaign.bed import WHOAMI
+
+from ..bed import FRONT, SILENT, TEMPORARY, WORKERS, Nginx, module
+
+HERE = Path(__file__).resolve().parent
+# As libnginx-mod-http-js and -lua have them in Debian.
+MODULES = Path(os.environ.get("NGINX_MODULES", "/usr/lib/nginx/modules"))
+ASK = f"http://127.0.0.1:{WHOAMI}"
+
+
+@dataclass(frozen=True)
+class Front:
+    """How one front is configured."""
+
+    name: str
+    key: str
+    modules: tuple = ()
+    http: str = ""
+    server: str = ""
+    location: str = ""
+    # The size of what it remembers tokens in, and a state file from which it is filled first. It is then saved no more: a
+    # save reads the whole zone, and would be counted as the work of the requests that happen to come meanwhile.
+    zone: str = "1m"
+    state: str = ""
+    reuseport: bool = False
+
+    def start(self, workers=1, wrapper=()):
+        """An `Nginx` of it, to be used as a context."""
+        first = self.render(f" state={self.state}") if self.state else None
+        return Nginx("front", self.render(), FRONT, workers, wrapper, first)
+
+    def render(self, state=""):
+        values = {"zone": self.zone, "state": state, "here": HERE, "whoami": ASK}
+
+        def fill(text):
+            return text.format(**values)
+
+        loads = "\n".join(f"load_module {path() if callable(path) else MODULES / path};" for path in self.modules)
+        group = "\n".join(f"        server 127.0.0.1:{port};" for port in WORKERS)
+        return f"""\
+{loads}
+user root;
+events {{ worker_connections 30000; }}
+http {{
+    access_log off;
+    keepalive_requests 100000000;
+    keepalive_time 24h;
+    large_client_header_buffers 4 16k;
+    {TEMPORARY}
+    {fill(self.http)}
+    upstream whoami {{ server 127.0.0.1:{WHOAMI} max_fails=0; keepalive 64; }}
+    upstream sync_workers {{
+        zone sync_workers 256k;
+        hash {self.key} consistent;
+{group}
+        keepalive 64;
+        keepalive_requests 100000000;
+    }}
+    upstream pending {{ hash {self.key} consistent; server 127.0.0.1:{SILENT}; keepalive 64; }}
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_read_timeout 300s;
+    server {{
+        listen 127.0.0.1:{FRONT} backlog=4096{" reuseport" if self.reuseport else ""};
+        {fill(self.server)}
+        location /_matrix/ {{
+            {fill(self.location)}
+            proxy_pass http://sync_workers;
+        }}
+        # Without a worker behind it: ten thousand at once need only one descriptor each.
+        location /answered/ {{
+            {fill(self.location)}
+            empty_gif;
+        }}
+        # A sync for whom there is nothing new.
+        location /pending/ {{
+            {fill(self.location)}
+            proxy_pass http://pending;
+        }}
+    }}
+}}
+"""
+
+    def with_(self, **changes):
+        return replace(self, **changes)
+
+
+# With a second location, as all others have one: nginx compares a request's path with it.
+FLOOR = Front("floor", "$http_authorization", server="location = /count {{ empty_gif; }}")
+
+OURS = Front(
+    "ours", "$matrix_user_hash", modules=(module,),
+    http="matrix_user_hash_zone users:{zone}{state};",
+    location="matrix_user_hash http://whoami zone=users;",
+    server="location = /count {{ matrix_user_hash_metrics; }}")
+
+SUBREQUEST = Front(
+    "njs-subrequest", "$user", modules=("ngx_http_js_module.so",),
+    http="js_import main from {here}/whoami_subrequest.js; js_shared_dict_zone zone=users:{zone};",
+    location="auth_request /_user; auth_request_set $user $sent_http_x_user;",
+    server="""set $whoami_url {whoami}/_matrix/client/v3/account/whoami;
+        location = /_user {{ internal; proxy_pass_request_body off; js_content main.user; }}
+        location = /count {{ js_content main.count; }}""")
+
+ACCESS = Front(
+    "njs-access", "$user", modules=("ngx_http_js_module.so",),
+    http="""js_import main from {here}/whoami_access.js; js_shared_dict_zone zone=users:{zone} timeout=1h evict;
+    js_var $user; js_fetch_keepalive 64;""",
+    location="js_access main.user;",
+    server="""set $whoami_url {whoami}/_matrix/client/v3/account/whoami;
+        location = /count {{ js_content main.count; }}""")
+
+LUA = Front(
+    "lua", "$user", modules=("ndk_http_module.so", "ngx_http_lua_module.so"),
+    http="lua_package_path '{here}/?.lua;;'; lua_shared_dict users {zone};",
+    location="access_by_lua_block {{ require('whoami').user() }}",
+    server="""set $user "";
+        location = /_whoami {{
+            internal;
+            proxy_pass_request_body off;
+            proxy_pass http://whoami/_matrix/client/v3/account/whoami;
+        }}
+        location = /count {{ content_by_lua_block {{ require('whoami').count() }} }}""")
+
+ALL = (FLOOR, OURS, SUBREQUEST, ACCESS, LUA)
+
+
+def available():
+    """Those whose modules this nginx has."""
+    return [front for front in ALL if all(callable(path) or (MODULES / path).is_file() for path in front.modules)]

@@ -1,0 +1,131 @@
+"""How the cost grows: with the tokens that are known, their length, the workers, the requests that wait."""
+
+import random
+import time
+
+from campaign.homeserver import Whoami
+
+from . import fronts
+from .bed import FRONT, sync_workers
+from .callgrind import instructions
+from .client import Client, Crowd, head
+from .memory import known, state_file
+from .results import Result, median
+from .wrk import wrk
+
+PAIR = (fronts.FLOOR, fronts.OURS)
+LENGTHS = (40, 100, 400, 1000, 2000, 4000)
+WORKERS = (1, 2, 4, 8)
+POPULATIONS = (10**2, 10**3, 10**4, 10**5, 10**6, 10**7)
+WAITERS = (1, 10, 100, 1000, 10_000)
+
+
+def length(part):
+    result = Result(part, "instructions of a hit, by the length of the token")
+    with sync_workers(), Whoami():
+        for size in LENGTHS:
+            counts = {front.name: instructions(front, tokens=100, requests=1000, length=size) for front in PAIR}
+            result.figure(str(size), **counts, added=counts["ours"] - counts["floor"])
+    result.save()
+    return result.passed
+
+
+def workers(part):
+    result = Result(part, "a hit, by the number of workers: instructions, and processor time under load")
+    loads = Loads(lambda front, number: front.with_(reuseport=True), workers=lambda number: number)
+    with sync_workers(), Whoami():
+        for number in WORKERS:
+            counts = {front.name: instructions(front.with_(reuseport=True), tokens=200, requests=2000, workers=number)
+                      for front in PAIR}
+            result.figure(str(number), floor=counts["floor"], ours=counts["ours"], added=counts["ours"] - counts["floor"])
+        loads.measure(result, WORKERS)
+    rows = result.figures
+    flat(result, "8 workers", "one", 1.1, rows["8"], rows["1"])
+    result.save()
+    return result.passed
+
+
+def population(part):
+    result = Result(part, "a hit, by the number of tokens that are known: instructions, and processor time under load")
+
+    def configured(front, users):
+        # The floor has no use for it, and is reloaded like ours: what lay in the heap before changes malloc's way through it,
+        # by up to 400 instructions a request.
+        return front.with_(zone=f"{max(1, users * 36 // 10**6 + 1)}m", state=state_file(users))
+
+    with sync_workers(), Whoami() as homeserver:
+        for users in POPULATIONS:
+            asking = random.Random(7).choices(range(users), k=2000)
+            counts = {front.name: instructions(configured(front, users), requests=2000, numbers=asking) for front in PAIR}
+            result.figure(str(users), floor=counts["floor"], ours=counts["ours"], added=counts["ours"] - counts["floor"])
+        Loads(configured, users=lambda users: users).measure(result, POPULATIONS)
+        known(homeserver)
+    rows = result.figures
+    flat(result, "10⁷ tokens", "10²", 1.3, rows[str(10**7)], rows[str(10**2)])
+    result.save()
+    return result.passed
+
+
+def flat(result, many, few, most, at_many, at_few):
+    """A hit as a whole, the proxying included, with the floor's own growth taken out: it is not ours."""
+    by_count = at_many["ours"] / at_few["ours"]
+    by_time = (at_many["ours_us"] / at_many["floor_us"]) / (at_few["ours_us"] / at_few["floor_us"])
+    result.check(f"a hit with {many} takes at most {most} × the instructions with {few}", f"{by_count:.3f} ×", by_count <= most)
+    result.check(f"a hit with {many} takes at most {most} × the processor time with {few}, each relative to the floor's then",
+                 f"{by_time:.2f} ×", by_time <= most)
+
+
+class Loads:
+    """Processor time of floor and ours, in turns."""
+
+    ROUNDS, SECONDS = 3, 3
+
+    def __init__(self, configured, users=lambda _: 1000, workers=lambda _: 1):
+        self.configured, self.users, self.workers = configured, users, workers
+
+    def measure(self, result, sizes):
+        times = {}
+        for _ in range(self.ROUNDS):
+            for size in sizes:
+                for front in PAIR:
+                    times.setdefault((size, front.name), []).append(self.once(front, size))
+        for size in sizes:
+            values = {f"{front.name}_us": median(times[size, front.name]) for front in PAIR}
+            result.figure(str(size), **values)
+
+    def once(self, front, size):
+        """Microseconds for each request."""
+        users = self.users(size)
+        with self.configured(front, size).start(self.workers(size)) as nginx:
+            wrk(FRONT, "uniform", users, seconds=1)
+            before = nginx.processor_seconds()
+            load = wrk(FRONT, "uniform", users, seconds=self.SECONDS)
+            return (nginx.processor_seconds() - before) / load["requests"] * 1e6
+
+
+def waiters(part):
+    """With one token for all, one lookup; with one for each, as many lookups, 64 at a time."""
+    result = Result(part, "requests that wait for a lookup: memory of each, processor time of each until it is answered")
+    for number in WAITERS:
+        result.figure(str(number), **waiting(number, "one token", lambda n: 0),
+                      **waiting(number, "own tokens", lambda n: n))
+    result.save()
+    return result.passed
+
+
+def waiting(number, name, user):
+    front = fronts.OURS
+    front = front.with_(location=front.location + " matrix_user_hash_timeout 60s; matrix_user_hash_read_timeout 60s;")
+    with sync_workers(), Whoami() as homeserver, front.start() as nginx:
+        with Client(FRONT) as client:
+            client.get(head(10**6))
+        # One token: all are there before its answer. Own tokens: each of the 64 that may ask takes 10 ms.
+        homeserver.set(delay=max(1.0, number / 1500) if name == "one token" else 0.01)
+        before, start = nginx.processor_seconds(), time.monotonic()
+        with Crowd(FRONT) as crowd:
+            crowd.send(head(user(n), "/answered/sync?timeout=30000") for n in range(number))
+            memory = nginx.memory() if name == "one token" else None
+            _, last = crowd.answers()
+        spent = nginx.processor_seconds() - before
+    figures = {f"{name}: us": spent / number * 1e6, f"{name}: seconds": last - start}
+    return figures | ({"resident MB": memory / 1e6} if memory else {})
