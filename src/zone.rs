@@ -175,7 +175,9 @@ impl SharedZone {
 
     /// Takes over the answers of the zone that a reload replaces by one of another size.
     fn take_over(&self, zone: &Zone<'static>, old: Zone<'static>) {
-        let bytes = state::encode(&old, now(), unix_seconds());
+        let Ok(bytes) = state::encode(&old, now(), unix_seconds()) else {
+            return;
+        };
         if let Ok(entries) = state::load(&bytes, zone, now(), unix_seconds(), self.inactive) {
             log::notice!(
                 log::cycle_log(),
@@ -222,7 +224,7 @@ impl SharedZone {
     pub fn save_job(&self) -> Option<impl FnOnce() -> std::io::Result<()> + Send + 'static> {
         let (path, zone) = (self.state.clone()?, self.ready()?);
         let (now, unix_seconds) = (now(), unix_seconds());
-        Some(move || state::write_atomically(&path, &state::encode(&zone, now, unix_seconds)))
+        Some(move || state::write_atomically(&path, &state::encode(&zone, now, unix_seconds)?))
     }
 }
 

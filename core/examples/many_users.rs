@@ -40,5 +40,9 @@ fn main() {
         .duration_since(UNIX_EPOCH)
         .expect("a clock that is past 1970")
         .as_secs();
-    std::fs::write(path, state::encode(&zone, NOW, unix_seconds)).expect("the file can be written");
+    std::fs::write(
+        path,
+        state::encode(&zone, NOW, unix_seconds).expect("there is memory"),
+    )
+    .expect("the file can be written");
 }

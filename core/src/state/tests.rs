@@ -80,7 +80,7 @@ fn ten_thousand_users_are_known_after_a_full_restart() {
     let old = memory(131_072);
     let old = Zone::format(&old, &SECRET, NOW).unwrap();
     fill(&old, 0..10_000, NOW);
-    let bytes = encode(&old, NOW.plus(60_000), WALL);
+    let bytes = encode(&old, NOW.plus(60_000), WALL).unwrap();
     // The machine was off for ten minutes, and its clock begins anew.
     let new = memory(131_072);
     let booted = Millis::new(30_000);
@@ -100,7 +100,7 @@ fn a_smaller_zone_keeps_those_who_were_used_last() {
     fill(&old, 0..30_000, NOW);
     let new = memory(16_384);
     let new = Zone::format(&new, &OTHER, NOW).unwrap();
-    let bytes = encode(&old, NOW, WALL);
+    let bytes = encode(&old, NOW, WALL).unwrap();
     load(&bytes, &new, NOW, WALL, DAY).unwrap();
     let kept = (29_000..30_000).filter(|n| new.table().get(&key(&new, *n), NOW, DAY).is_some());
     assert_eq!(kept.count(), 1_000);
@@ -112,7 +112,7 @@ fn what_is_unused_for_longer_than_inactive_by_now_is_left_out() {
     let old = Zone::format(&old, &SECRET, NOW).unwrap();
     fill(&old, 0..10, NOW);
     fill(&old, 10..15, NOW.plus(3_600_000));
-    let bytes = encode(&old, NOW.plus(3_600_000), WALL);
+    let bytes = encode(&old, NOW.plus(3_600_000), WALL).unwrap();
     let new = memory(131_072);
     let new = Zone::format(&new, &OTHER, NOW).unwrap();
     assert_eq!(load(&bytes, &new, NOW, WALL + 86_400 - 1_800, DAY), Ok(5));
@@ -124,7 +124,7 @@ fn small_file() -> Vec<u8> {
     let zone = memory(4_096);
     let zone = Zone::format(&zone, &SECRET, NOW).unwrap();
     fill(&zone, 0..3, NOW);
-    encode(&zone, NOW, WALL)
+    encode(&zone, NOW, WALL).unwrap()
 }
 
 fn refusal(bytes: &[u8]) -> StateError {
@@ -184,7 +184,7 @@ fn a_file_holds_no_part_of_a_token_and_no_user_id() {
     let zone = memory(4_096);
     let zone = Zone::format(&zone, &SECRET, NOW).unwrap();
     fill(&zone, 0..100, NOW);
-    let bytes = encode(&zone, NOW, WALL);
+    let bytes = encode(&zone, NOW, WALL).unwrap();
     let token = token(42);
     for part in token.as_bytes().windows(4) {
         assert!(!bytes.windows(4).any(|window| window == part));
@@ -261,10 +261,15 @@ proptest! {
         }
         let again = memory(8_192);
         let again = Zone::format(&again, &OTHER, NOW).unwrap();
-        load(&encode(&zone, NOW, WALL), &again, NOW, WALL, DAY).unwrap();
+        load(&encode(&zone, NOW, WALL).unwrap(), &again, NOW, WALL, DAY).unwrap();
         for (key, ..) in &entries {
             let key = Key::from_words(*key);
             prop_assert_eq!(zone.table().get(&key, NOW, DAY), again.table().get(&key, NOW, DAY));
         }
     }
+}
+
+#[test]
+fn an_entry_takes_72_bytes_while_a_file_is_made() {
+    assert_eq!(size_of::<Record>() + ENTRY, 72);
 }
