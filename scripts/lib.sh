@@ -70,7 +70,7 @@ log_file() {
 }
 
 need_rust() {
-    command -v cargo >/dev/null || die "no cargo" "install Rust 1.85 or newer (rustup, or Debian's cargo from trixie on)"
+    command -v cargo >/dev/null || die "no cargo" "install Rust 1.88 or newer, 1.85 for the module alone (rustup, or Debian's)"
 }
 
 # A file is replaced by rename: a running nginx keeps the one that it has mapped.
