@@ -15,8 +15,7 @@ use Time::HiRes qw(sleep time);
 
 my ($http2_line, $http2_listen) = ('', '');
 {
-    my $binary  = $ENV{TEST_NGINX_BINARY} || 'nginx';
-    my $version = `$binary -V 2>&1`;
+    my $version = nginx_says();
     my ($major, $minor, $patch) = $version =~ m{nginx/(\d+)\.(\d+)\.(\d+)};
     if ($version =~ /http_v2_module/ && $version =~ /http_ssl_module/) {
         my $new = $major * 1_000_000 + $minor * 1000 + $patch >= 1_025_001;
@@ -28,6 +27,11 @@ my $http2 = "$http2_line$http2_listen" ne '';
 # Several streams at once over HTTP/2 are tried over TLS: curl 7.88 cannot multiplex with prior knowledge.
 my $tls = "/tmp/matrix-user-hash-h2-$$";
 END { unlink "$tls.pem", "$tls.key" if $tls }
+my $tls_lines = $http2 ? <<"." : '';
+        listen 127.0.0.1:\$TEST_NGINX_FREE2 ssl$http2_listen;
+        ssl_certificate $tls.pem;
+        ssl_certificate_key $tls.key;
+.
 system "openssl req -x509 -newkey rsa:2048 -nodes -keyout $tls.key -out $tls.pem -days 30 -subj /CN=localhost 2>/dev/null";
 
 # The stand-in's /echo and /ws are the worker here: it tells method, length and digest of what it got.
@@ -63,9 +67,7 @@ my $locations = <<'.';
 my $nginx = MatrixUserHash::Instance->start(log_level => 'debug', server => $locations, http => <<".");
     server {
         listen 127.0.0.1:\$TEST_NGINX_FREE1$http2_listen;
-        listen 127.0.0.1:\$TEST_NGINX_FREE2 ssl$http2_listen;
-        ssl_certificate $tls.pem;
-        ssl_certificate_key $tls.key;
+$tls_lines
         $http2_line
         add_header X-Hash \$matrix_user_hash;
         add_header X-Status \$matrix_user_hash_status;

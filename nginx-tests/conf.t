@@ -81,10 +81,17 @@ my @wrong = (
     ['a connect timeout of 0', '', 'matrix_user_hash_connect_timeout 0;', '0', qr/more than 0/],
     ['two zones in one file', 'matrix_user_hash_zone a:1m state=/tmp/a.state; matrix_user_hash_zone b:1m state=/tmp/a.state;', '', '"a"', qr/state file/],
     ['a port of a group', 'upstream grouped { server 127.0.0.1:8008; }', 'matrix_user_hash http://grouped:81;', '81', qr/may not have port/],
-    ['a certificate that does not exist', '', 'matrix_user_hash https://synapse; matrix_user_hash_ssl_trusted_certificate /no/such.pem;', '/no/such.pem', qr/No such file/],
-    ['ciphers that do not exist', '', 'matrix_user_hash https://synapse; matrix_user_hash_ssl_ciphers NOPE;', 'NOPE', qr/cipher/],
     ['a directive that does not exist', '', 'matrix_user_hash_retries 3;', undef, qr/unknown directive/],
 );
+
+# An nginx without TLS refuses https:// as such.
+my $tls = nginx_says() =~ /http_ssl_module/;
+push @wrong, (
+    ['a certificate that does not exist', '', 'matrix_user_hash https://synapse; matrix_user_hash_ssl_trusted_certificate /no/such.pem;', '/no/such.pem', qr/No such file/],
+    ['ciphers that do not exist', '', 'matrix_user_hash https://synapse; matrix_user_hash_ssl_ciphers NOPE;', 'NOPE', qr/cipher/],
+) if $tls;
+push @wrong, ['https:// without TLS', '', 'matrix_user_hash https://synapse;', 'https://synapse', qr/needs an nginx built with --with-http_ssl_module/]
+    unless $tls;
 
 my @good = (
     ['one line', '', 'matrix_user_hash http://synapse;'],
@@ -128,7 +135,7 @@ matrix_user_hash_buffer_size 8k; matrix_user_hash_bind 127.0.0.1; matrix_user_ha
 
 # Without a list of its own, a server is verified by the system's (package ca-certificates).
 push @good, ['https, and the authorities of the system', '', 'matrix_user_hash https://synapse;']
-    if -e '/etc/ssl/certs/ca-certificates.crt';
+    if $tls && -e '/etc/ssl/certs/ca-certificates.crt';
 
 for (@wrong) {
     my ($title, $http, $location, $value, $reason) = @$_;

@@ -10,9 +10,7 @@ use MatrixUserHash::Http qw(get);
 use File::Path qw(make_path);
 use Test::More;
 
-my $binary  = $ENV{TEST_NGINX_BINARY} || 'nginx';
-my $version = `$binary -V 2>&1`;
-plan skip_all => 'nginx without TLS' unless $version =~ /http_ssl_module/;
+plan skip_all => 'nginx without TLS' unless nginx_says() =~ /http_ssl_module/;
 
 # A small authority, and certificates of each kind. openssl ca is what can date a certificate back.
 my $pki = "/tmp/matrix-user-hash-pki-$$";

@@ -36,7 +36,7 @@ use MIME::Base64 qw(encode_base64);
 use MatrixUserHash::Http qw(request);
 
 our @EXPORT = qw(token hash_of whoami_log whoami_stats whoami_set whoami_reset
-                 free_port whoami_port common_http common_server switch_off expand);
+                 free_port whoami_port common_http common_server switch_off expand nginx_says);
 
 our ($Base, $Root, $Mock);
 
@@ -129,6 +129,9 @@ sub whoami_reset { ask('/__reset') }
 sub whoami_set   { my %o = @_; ask('/__set?' . join '&', map { "$_=$o{$_}" } sort keys %o) }
 
 # --- configuration that every instance shares ---
+
+# What `nginx -V` says of itself: version and configure arguments.
+sub nginx_says { my $binary = $ENV{TEST_NGINX_BINARY} || 'nginx'; return scalar `$binary -V 2>&1` }
 
 # Four sync workers that say who they are and what they were told, the group over them, and log formats.
 sub common_http {
