@@ -259,8 +259,8 @@ fn resolver(settings: &Settings, plan: &Plan) -> Option<String> {
 /// Bytes as nginx writes them: in mebibytes where that is exact.
 pub fn size(bytes: u64) -> String {
     match bytes {
-        _ if bytes > 0 && bytes % (1 << 20) == 0 => format!("{}m", bytes >> 20),
-        _ if bytes > 0 && bytes % (1 << 10) == 0 => format!("{}k", bytes >> 10),
+        _ if bytes > 0 && bytes.is_multiple_of(1 << 20) => format!("{}m", bytes >> 20),
+        _ if bytes > 0 && bytes.is_multiple_of(1 << 10) => format!("{}k", bytes >> 10),
         _ => bytes.to_string(),
     }
 }
