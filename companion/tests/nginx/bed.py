@@ -62,21 +62,34 @@ class Workers:
 
     def start(self, name, host="127.0.0.1", port=None, path=None):
         """Starts one, on a port or on a socket."""
-        tasks = set()
-
-        async def serve(reader, writer):
-            tasks.add(asyncio.current_task())
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                while await self._answer(name, reader, writer):
-                    pass
-            writer.close()
 
         async def go():
             if path:
-                return await asyncio.start_unix_server(serve, path)
-            return await asyncio.start_server(serve, host, port, reuse_address=True)
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(path)
+                listener.listen()
+            else:
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                listener = socket.create_server((host, port), family=family)
+            listener.setblocking(False)
+            connections = set()
+            self.servers[name] = (listener, asyncio.create_task(self._listen(name, listener, connections)), connections)
 
-        self.servers[name] = (self._run(go()), tasks)
+        self._run(go())
+
+    async def _listen(self, name, listener, connections):
+        """Takes connections. asyncio.start_server has a gap: closed between accepting one and making its transport, it
+        leaves it open until Python collects garbage, and nginx waits at it while other workers come and go."""
+        while True:
+            connection, _ = await self.loop.sock_accept(listener)
+            connections.add(asyncio.create_task(self._serve(name, connection)))
+
+    async def _serve(self, name, connection):
+        reader, writer = await asyncio.open_connection(sock=connection)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while await self._answer(name, reader, writer):
+                pass
+        writer.close()
 
     async def _answer(self, name, reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
@@ -114,12 +127,14 @@ class Workers:
 
     def stop(self, name):
         """Stops one: its port refuses, its connections end."""
-        server, tasks = self.servers.pop(name)
+        listener, listening, connections = self.servers.pop(name)
 
         async def end():
-            server.close()
-            for task in list(tasks):
-                task.cancel()
+            listening.cancel()
+            self.loop.remove_reader(listener)
+            listener.close()
+            for connection in connections:
+                connection.cancel()
 
         self._run(end())
 
