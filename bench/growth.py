@@ -78,7 +78,7 @@ def flat(result, many, few, most, at_many, at_few):
 class Loads:
     """Processor time of floor and ours, in turns."""
 
-    ROUNDS, SECONDS = 3, 3
+    ROUNDS, SECONDS = 5, 3
 
     def __init__(self, configured, users=lambda _: 1000, workers=lambda _: 1):
         self.configured, self.users, self.workers = configured, users, workers

@@ -95,9 +95,11 @@ def misses():
 
 
 def micro():
-    rows = [(f"{int(entries):,}", *(number(row[key], 1) for key in ("digest", "hit", "miss")), number(row["ratio"], 2))
+    rows = [(f"{int(entries):,}", *(number(row[key], 1) for key in ("digest", "hit", "miss")), number(row["ratio"], 2),
+             number(row["look_instructions"]), number(row["look_lines"], 1))
             for entries, row in figures("micro").items()]
-    return table(("tokens", "digest, ns", "and hit", "and miss", "hit / digest"), rows)
+    return table(("tokens", "digest, ns", "and hit", "and miss", "hit / digest", "instructions of the look that hits",
+                  "lines that it waits for"), rows)
 
 
 def growth(part, unit):

@@ -7,7 +7,7 @@ from .bed import FRONT, sync_workers, undisturbed
 from .results import Result, median
 from .wrk import wrk
 
-ROUNDS, SECONDS, USERS = 3, 4, 1000
+ROUNDS, SECONDS, USERS = 5, 4, 1000
 
 
 def load(part):
