@@ -9,17 +9,19 @@ from campaign.homeserver import Whoami
 from . import fronts
 from .bed import FRONT, ROOT, RUN, BenchError, SilentWorker, sync_workers
 from .client import Client, Crowd, head
-from .results import Result
+from .results import Result, median
 from .wrk import wrk
 
-FEW, MANY = 1000, 5000
+ROUNDS, FEW, MANY = 3, 1000, 5000
 
 
 def pending(part):
-    result = Result(part, "memory of a request in a long poll: the slope from 1,000 to 5,000 of them")
-    for front in fronts.available():
-        for known in (True, False):
-            result.figure(front.name, **{"kB_hit" if known else "kB_miss": long_poll(front, known)})
+    result = Result(part, f"memory of a request in a long poll: the slope from 1,000 to 5,000 of them, medians of {ROUNDS} runs in turns")
+    cases = [(front, known) for front in fronts.available() for known in (True, False)]
+    rounds = [[long_poll(front, known) for front, known in cases] for _ in range(ROUNDS)]
+    for (front, known), kilobytes in zip(cases, zip(*rounds)):
+        name = "kB_hit" if known else "kB_miss"
+        result.figure(front.name, **{name: median(kilobytes), f"{name}_least": min(kilobytes), f"{name}_most": max(kilobytes)})
     floor = result.figures["floor"]["kB_hit"]
     for name, what in (("kB_hit", "a request in a long poll"), ("kB_miss", "the same after a miss")):
         added = result.figures["ours"][name] - floor
