@@ -10,7 +10,7 @@ from .bed import FRONT, sync_workers
 from .callgrind import instructions
 from .client import Client, Crowd, head
 from .memory import known, state_file
-from .results import Result, median
+from .results import Result, in_turns, median
 from .wrk import wrk
 
 PAIR = (fronts.FLOOR, fronts.OURS)
@@ -84,14 +84,9 @@ class Loads:
         self.configured, self.users, self.workers = configured, users, workers
 
     def measure(self, result, sizes):
-        times = {}
-        for _ in range(self.ROUNDS):
-            for size in sizes:
-                for front in PAIR:
-                    times.setdefault((size, front.name), []).append(self.once(front, size))
+        times = in_turns(self.ROUNDS, [(front, size) for size in sizes for front in PAIR], self.once)
         for size in sizes:
-            values = {f"{front.name}_us": median(times[size, front.name]) for front in PAIR}
-            result.figure(str(size), **values)
+            result.figure(str(size), **{f"{front.name}_us": median(times[front, size]) for front in PAIR})
 
     def once(self, front, size):
         """Microseconds for each request."""

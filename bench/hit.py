@@ -5,22 +5,23 @@ from campaign.homeserver import Whoami
 from . import fronts
 from .bed import sync_workers
 from .callgrind import instructions
-from .results import Result, median
+from .results import Result, in_turns, median
 
 MOST = 1.02
 ROUNDS = 5
 
 
 def hit(part):
-    result = Result(part, f"instructions of a hit, by callgrind, 1,000 tokens in turn over one connection: medians of {ROUNDS} runs in turns")
+    result = Result(part, "instructions of a hit, by callgrind, 1,000 tokens in turn over one connection: "
+                          f"medians of {ROUNDS} runs in turns")
     with sync_workers(), Whoami():
-        chosen = fronts.available()
-        runs = [{front.name: instructions(front) for front in chosen} for _ in range(ROUNDS)]
-    counts = {front.name: median(run[front.name] for run in runs) for front in chosen}
+        runs = in_turns(ROUNDS, [(front,) for front in fronts.available()], instructions)
+    runs = {front.name: every for (front,), every in runs.items()}
+    counts = {name: median(every) for name, every in runs.items()}
     for name, count in counts.items():
         added = count - counts["floor"]
-        every = [run[name] for run in runs]
-        result.figure(name, instructions=count, fewest=min(every), most=max(every), added=added, percent=100 * added / counts["floor"])
+        result.figure(name, instructions=count, fewest=min(runs[name]), most=max(runs[name]), added=added,
+                      percent=100 * added / counts["floor"])
     compare(result, counts)
     result.save()
     return result.passed

@@ -9,18 +9,18 @@ from campaign.homeserver import Whoami
 from . import fronts
 from .bed import FRONT, ROOT, RUN, BenchError, SilentWorker, sync_workers
 from .client import Client, Crowd, head
-from .results import Result, median
+from .results import Result, in_turns, median
 from .wrk import wrk
 
 ROUNDS, FEW, MANY = 3, 1000, 5000
 
 
 def pending(part):
-    result = Result(part, f"memory of a request in a long poll: the slope from 1,000 to 5,000 of them, medians of {ROUNDS} runs in turns")
-    cases = [(front, known) for front in fronts.available() for known in (True, False)]
-    rounds = [[long_poll(front, known) for front, known in cases] for _ in range(ROUNDS)]
-    for (front, known), kilobytes in zip(cases, zip(*rounds)):
-        name = "kB_hit" if known else "kB_miss"
+    result = Result(part, "memory of a request in a long poll: the slope from 1,000 to 5,000 of them, "
+                          f"medians of {ROUNDS} runs in turns")
+    measured = in_turns(ROUNDS, [(front, kind) for front in fronts.available() for kind in ("hit", "miss")], long_poll)
+    for (front, kind), kilobytes in measured.items():
+        name = f"kB_{kind}"
         result.figure(front.name, **{name: median(kilobytes), f"{name}_least": min(kilobytes), f"{name}_most": max(kilobytes)})
     floor = result.figures["floor"]["kB_hit"]
     for name, what in (("kB_hit", "a request in a long poll"), ("kB_miss", "the same after a miss")):
@@ -30,11 +30,11 @@ def pending(part):
     return result.passed
 
 
-def long_poll(front, known):
+def long_poll(front, kind):
     """kB for each."""
     front = front.with_(zone="8m")
     with sync_workers(), Whoami(), SilentWorker() as silent, front.start() as nginx:
-        if known:
+        if kind == "hit":
             with Client(FRONT) as client:
                 for n in range(MANY):
                     client.get(head(n))

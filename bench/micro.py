@@ -24,8 +24,10 @@ def micro(part):
     rounds = []
     for _ in range(ROUNDS):
         with undisturbed():
-            cargo(target, "bench", "--bench", "table", "--", "request/", "--noplot", "--warm-up-time", "0.5", "--measurement-time", "1")
-        rounds.append({entries: {name: estimate(target, folder, entries) for name, folder in NAMES.items()} for entries in ENTRIES})
+            cargo(target, "bench", "--bench", "table", "--", "request/", "--noplot", "--warm-up-time", "0.5",
+                  "--measurement-time", "1")
+        rounds.append({entries: {name: estimate(target, folder, entries) for name, folder in NAMES.items()}
+                       for entries in ENTRIES})
     for entries in ENTRIES:
         runs = [run[entries] for run in rounds]
         figures = {name: median(run[name] for run in runs) for name in NAMES}

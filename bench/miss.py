@@ -6,19 +6,19 @@ from campaign.homeserver import Whoami
 from . import fronts
 from .bed import FRONT, sync_workers, undisturbed
 from .client import Client, head
-from .results import Result, median, percentile
+from .results import Result, in_turns, median, percentile
 from .wrk import wrk
 
 ROUNDS, EACH = 5, 100
 
 
 def miss(part):
-    result = Result(part, f"time that a miss adds, in turn with hits and with whoami itself, one client, connections kept: medians of {ROUNDS} runs "
-                    f"in turns of {EACH} misses")
+    result = Result(part, "time that a miss adds, in turn with hits and with whoami itself, one client, connections kept: "
+                          f"medians of {ROUNDS} runs in turns of {EACH} misses")
     cases = [(front, delay) for front in fronts.available() if front.name != "floor" for delay in (0, 1, 10)]
     with undisturbed():
-        rounds = [[added(front, delay) for front, delay in cases] for _ in range(ROUNDS)]
-    for (front, delay), runs in zip(cases, zip(*rounds)):
+        measured = in_turns(ROUNDS, cases, added)
+    for (front, delay), runs in measured.items():
         figures = {key: median(run[key] for run in runs) for key in runs[0]}
         figures["connections"] = max(run["connections"] for run in runs)
         result.figure(f"{front.name}, whoami {delay} ms", **figures)

@@ -121,6 +121,12 @@ def waiters():
                   "all answered after, s", "worker's own memory, MB"), rows)
 
 
+def long_polls():
+    rows = [(name, *(f"{row[f'kB_{kind}']:.3f} ({row[f'kB_{kind}_least']:.3f}, {row[f'kB_{kind}_most']:.3f})"
+                     for kind in ("hit", "miss"))) for name, row in figures("memory").items()]
+    return table(("kB for each long poll (least, most)", "token known", "not known, thousands at once"), rows)
+
+
 def million():
     rows = [(name, *(number(row[key], 1) for key in ("rss_MB", "own_MB", "shared_MB")))
             for name, row in figures("million").items()]
@@ -130,5 +136,6 @@ def million():
 TABLES = {
     "verdicts": verdicts, "conditions": conditions, "fronts": fronts, "half_load": half_load, "misses": misses, "micro": micro,
     "length": growth("length", "bytes of the token"), "workers": growth("workers", "workers"),
-    "population": growth("population", "tokens"), "waiters": waiters, "million": million,
+    "population": growth("population", "tokens"), "waiters": waiters, "long_polls": long_polls,
+    "million": million,
 }

@@ -46,6 +46,16 @@ class Result:
         (RESULTS / f"{self.part}.json").write_text(json.dumps(record, indent=1))
 
 
+def in_turns(rounds, cases, measure):
+    """What `measure(*case)` gives, so many times for each case. The cases take turns, so that noise that comes and goes is the
+    same for all."""
+    runs = {case: [] for case in cases}
+    for _ in range(rounds):
+        for case in cases:
+            runs[case].append(measure(*case))
+    return runs
+
+
 def load(part):
     path = RESULTS / f"{part}.json"
     return json.loads(path.read_text()) if path.is_file() else None

@@ -4,7 +4,7 @@ from campaign.homeserver import Whoami
 
 from . import fronts
 from .bed import FRONT, sync_workers, undisturbed
-from .results import Result, median
+from .results import Result, in_turns, median
 from .wrk import wrk
 
 ROUNDS, SECONDS, USERS = 5, 4, 1000
@@ -14,11 +14,11 @@ def load(part):
     result = Result(part, f"one worker, {USERS} known tokens, 64 connections: medians of {ROUNDS} runs in turns of {SECONDS} s")
     chosen = fronts.available()
     with undisturbed():
-        saturated = in_turns(chosen)
-        half = median(run["rps"] for run in saturated["floor"]) / 2
-        eased = in_turns(chosen, half)
+        saturated = in_turns(ROUNDS, [(front, 0) for front in chosen], once)
+        half = median(run["rps"] for run in saturated[fronts.FLOOR, 0]) / 2
+        eased = in_turns(ROUNDS, [(front, half) for front in chosen], once)
     for front in chosen:
-        at_most, at_half = saturated[front.name], eased[front.name]
+        at_most, at_half = saturated[front, 0], eased[front, half]
         spread = [run["us"] for run in at_most]
         result.figure(
             front.name, us=median(spread), us_least=min(spread), us_most=max(spread), rps=median(run["rps"] for run in at_most),
@@ -27,15 +27,7 @@ def load(part):
     return result.passed
 
 
-def in_turns(chosen, rate=0):
-    runs = {front.name: [] for front in chosen}
-    for _ in range(ROUNDS):
-        for front in chosen:
-            runs[front.name].append(once(front, rate))
-    return runs
-
-
-def once(front, rate=0):
+def once(front, rate):
     with sync_workers(), Whoami(), front.start() as nginx:
         # Long enough that all tokens are known.
         wrk(FRONT, "uniform", USERS, seconds=1)
