@@ -3,14 +3,14 @@
 //! `nginx-sys` reads nginx's headers and hands on to its direct dependents, as `DEP_NGINX_*`, which features that
 //! nginx was configured with, its include paths and macros. From them this script makes the `cfg` values
 //! `ngx_feature` and `ngx_stat_stub`, and binds `ngx_http_request_t` once more with a bindgen that lays out its
-//! bitfields right (see `src/compat.rs`). `layout-check/build.rs` runs the same functions, to check what they make.
+//! bitfields right (see `src/ngx/compat.rs`). `layout-check/build.rs` runs the same functions, to check what they make.
 
 use std::env;
 use std::path::PathBuf;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/compat.h");
+    println!("cargo::rerun-if-changed=src/ngx/compat.h");
     features();
     request_bitfields();
     built_for();
@@ -23,7 +23,7 @@ fn dep(name: &str) -> Option<String> {
     env::var(name).ok()
 }
 
-/// Names the nginx for `src/built_for.rs`: as its headers do, and in brackets as whoever builds it does in
+/// Names the nginx for `src/ngx/built_for.rs`: as its headers do, and in brackets as whoever builds it does in
 /// `BUILT_FOR`, such as the package and its version.
 fn built_for() {
     let mut name = dep("VERSION").expect("nginx-sys hands on nginx's version");
@@ -53,7 +53,7 @@ pub(crate) fn request_bitfields() {
     let include = dep("INCLUDE").expect("nginx-sys hands on nginx's include paths");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let bindings = bindgen::Builder::default()
-        .header("src/compat.h")
+        .header("src/ngx/compat.h")
         .clang_args(env::split_paths(&include).map(|path| format!("-I{}", path.display())))
         .clang_args(
             dep("CFLAGS")

@@ -38,7 +38,7 @@ fn main() {
 
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../build.rs");
-    println!("cargo::rerun-if-changed=../src/compat.h");
+    println!("cargo::rerun-if-changed=../src/ngx/compat.h");
     println!("cargo::rustc-env=NGINX_VERSION={}", dep("VERSION"));
     println!(
         "cargo::rustc-env=NGINX_VERSION_NUMBER={}",

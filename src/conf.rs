@@ -18,7 +18,7 @@ use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::ngx_string;
 
 use crate::metrics::Format;
-use crate::request::bytes;
+use crate::ngx::request::bytes;
 use crate::variables::Indexes;
 use crate::zone::SharedZone;
 
@@ -467,6 +467,6 @@ pub mod pool {
 
     unsafe extern "C" fn release<T>(value: *mut c_void) {
         // SAFETY: `adopt` left a box of that type here, and nginx runs a cleanup once.
-        crate::guard::guard((), || unsafe { drop(Box::from_raw(value.cast::<T>())) });
+        crate::ngx::guard::guard((), || unsafe { drop(Box::from_raw(value.cast::<T>())) });
     }
 }

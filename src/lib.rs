@@ -11,30 +11,25 @@
 
 use core::ptr;
 
+use ::ngx::core::Status;
+use ::ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 use nginx_sys::{
     NGX_HTTP_MODULE, ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt,
     ngx_http_module_t, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_int_t, ngx_module_t,
     ngx_uint_t,
 };
-use ngx::core::Status;
-use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::conf::{COMMANDS, LocationConf, MainConf};
+use crate::ngx::guard;
 
 #[macro_use]
-mod log;
+mod ngx;
 
-mod built_for;
-mod compat;
 mod conf;
-mod event;
 mod fault;
-mod guard;
 mod lookup;
-mod memory;
 mod metrics;
 mod phase;
-mod request;
 mod saver;
 mod status;
 mod variables;
@@ -61,7 +56,7 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
 mod exported {
     use super::ngx_http_matrix_user_hash_module;
 
-    ngx::ngx_modules!(ngx_http_matrix_user_hash_module);
+    ::ngx::ngx_modules!(ngx_http_matrix_user_hash_module);
 }
 
 /// What nginx looks for in the library.

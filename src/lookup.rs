@@ -16,9 +16,9 @@ use core::mem;
 use core::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
 
-use matrix_user_hash_core::breaker::Admit;
-use matrix_user_hash_core::flight::Permit;
-use matrix_user_hash_core::notice::Notice;
+use matrix_user_hash_core::shm::breaker::Admit;
+use matrix_user_hash_core::shm::claims::Permit;
+use matrix_user_hash_core::shm::throttle::Notice;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::user::UserHash;
 use matrix_user_hash_core::whoami::{FailureKind, Response};
@@ -30,13 +30,14 @@ use nginx_sys::{
 use ngx::core::Status;
 use ngx::http::HttpModule;
 
+use crate::Module;
 use crate::conf::Pass;
-use crate::event::{Alarm, Ring};
+use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::request::Request;
+use crate::ngx::{compat, guard, log, memory};
 use crate::phase::{Question, Site};
-use crate::request::Request;
 use crate::worker;
 use crate::zone::now;
-use crate::{Module, compat, guard, log, memory};
 
 mod detached;
 pub mod peer;

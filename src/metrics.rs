@@ -13,8 +13,9 @@ use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::conf::{LocationConf, args};
+use crate::ngx::guard;
 use crate::zone::now;
-use crate::{Module, guard, worker};
+use crate::{Module, worker};
 
 /// How the figures are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,14 +10,15 @@ use std::io;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use matrix_user_hash_core::notice::Notice;
+use matrix_user_hash_core::shm::throttle::Notice;
 use nginx_sys::{NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_cycle_t};
 use ngx::http::HttpModuleMainConf;
 
+use crate::Module;
 use crate::conf::MainConf;
-use crate::event::{Alarm, Ring};
+use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::{guard, log};
 use crate::zone::SharedZone;
-use crate::{Module, guard, log};
 
 /// How often zones are saved, in milliseconds. What a crash of the whole machine may cost is that much of new answers.
 const EVERY: usize = 60_000;

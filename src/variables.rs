@@ -12,8 +12,8 @@ use nginx_sys::{
 use ngx::core::Status as Code;
 use ngx::ngx_string;
 
-use crate::compat;
-use crate::request::Request;
+use crate::ngx::compat;
+use crate::ngx::request::Request;
 use crate::status::Status;
 
 /// Where the variables are in `r->variables`, for one cycle.

@@ -8,18 +8,18 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use matrix_user_hash_core::metrics::Counter;
-use matrix_user_hash_core::refused::Verdict;
-use matrix_user_hash_core::table::Masquerade;
+use matrix_user_hash_core::negative::Verdict;
+use matrix_user_hash_core::shm::table::Masquerade;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::user::UserHash;
 use nginx_sys::ngx_http_cleanup_t;
 
-use crate::event::{Alarm, Ring};
-use crate::guard;
-use crate::log;
-use crate::memory;
+use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::guard;
+use crate::ngx::log;
+use crate::ngx::memory;
+use crate::ngx::request::{Place, Request};
 use crate::phase::{Question, Site};
-use crate::request::{Place, Request};
 use crate::status::Status;
 use crate::worker;
 use crate::zone::now;

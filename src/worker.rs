@@ -11,18 +11,18 @@ use std::collections::{HashMap, VecDeque};
 
 use matrix_user_hash_core::key::Key;
 use matrix_user_hash_core::metrics::{Counter, Slot};
-use matrix_user_hash_core::notice::Notice;
-use matrix_user_hash_core::refused::Refused;
+use matrix_user_hash_core::negative::Refused;
+use matrix_user_hash_core::shm::throttle::Notice;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::whoami::FailureKind;
-use matrix_user_hash_core::zone::Zone;
 
-use crate::event::{Alarm, Ring};
-use crate::guard;
-use crate::log;
 use crate::lookup::{self, Order, Report};
+use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::guard;
+use crate::ngx::log;
+use crate::ngx::request::Request;
 use crate::phase::{Question, Site};
-use crate::request::Request;
 use crate::waiter::Waiter;
 use crate::zone::{SharedZone, now};
 

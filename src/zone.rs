@@ -12,9 +12,9 @@ use core::sync::atomic::AtomicU64;
 use std::path::PathBuf;
 
 use matrix_user_hash_core::key::Secret;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::state;
 use matrix_user_hash_core::time::{Millis, Seconds};
-use matrix_user_hash_core::zone::Zone;
 use nginx_sys::{
     ngx_conf_t, ngx_int_t, ngx_shared_memory_add, ngx_shm_zone_t, ngx_slab_alloc, ngx_slab_pool_t,
     ngx_str_t,
@@ -22,10 +22,11 @@ use nginx_sys::{
 use ngx::core::Status;
 use ngx::http::HttpModule;
 
+use crate::Module;
 use crate::conf::{Invalid, pool};
-use crate::log;
+use crate::ngx::guard;
+use crate::ngx::log;
 use crate::worker::{Local, is_alive};
-use crate::{Module, guard};
 
 /// The zone of a `matrix_user_hash` that names none.
 pub const DEFAULT_ZONE: &str = "matrix_user_hash";

@@ -8,16 +8,16 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use matrix_user_hash_core::flight::{Asker, Claim};
 use matrix_user_hash_core::key::Secret;
 use matrix_user_hash_core::metrics::Snapshot;
+use matrix_user_hash_core::shm::claims::{Asker, Claim};
+use matrix_user_hash_core::shm::table::Masquerade;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::state;
 use matrix_user_hash_core::sync::AtomicU64;
-use matrix_user_hash_core::table::Masquerade;
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::token::Token;
 use matrix_user_hash_core::user::UserHash;
-use matrix_user_hash_core::zone::Zone;
 
 #[path = "../tests/support/random.rs"]
 mod random;

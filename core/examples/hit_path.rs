@@ -10,12 +10,12 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use matrix_user_hash_core::key::Secret;
+use matrix_user_hash_core::shm::table::Masquerade;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
-use matrix_user_hash_core::table::Masquerade;
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::token::Token;
 use matrix_user_hash_core::user::UserHash;
-use matrix_user_hash_core::zone::Zone;
 
 #[path = "../tests/support/random.rs"]
 mod random;

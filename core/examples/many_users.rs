@@ -4,13 +4,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use matrix_user_hash_core::key::Secret;
+use matrix_user_hash_core::shm::table::Masquerade;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::state;
 use matrix_user_hash_core::sync::AtomicU64;
-use matrix_user_hash_core::table::Masquerade;
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::token::Token;
 use matrix_user_hash_core::user::{UserHash, UserId};
-use matrix_user_hash_core::zone::Zone;
 
 const NOW: Millis = Millis::new(86_400_000);
 const DAY: Seconds = Seconds::new(86_400);

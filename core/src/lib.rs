@@ -8,20 +8,16 @@
 
 #![forbid(unsafe_code)]
 
-pub mod breaker;
-pub mod flight;
 pub mod key;
 pub mod metrics;
 #[cfg(test)]
 mod model;
-pub mod notice;
+pub mod negative;
 pub mod query;
-pub mod refused;
+pub mod shm;
 pub mod state;
 pub mod sync;
-pub mod table;
 pub mod time;
 pub mod token;
 pub mod user;
 pub mod whoami;
-pub mod zone;

@@ -11,11 +11,11 @@
 
 pub mod render;
 
-use crate::breaker::Breaker;
+use crate::shm::breaker::Breaker;
+use crate::shm::zone::Zone;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::time::{Millis, Seconds};
 use crate::whoami::FailureKind;
-use crate::zone::Zone;
 
 /// Declares [`Counter`] and the list of all, so that no counter can be left out of it.
 macro_rules! counters {
@@ -156,7 +156,7 @@ impl Slot<'_> {
 /// A zone's figures at about one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Entries in use, exact up to 131,072 of room; see [`crate::table::Table::occupancy`].
+    /// Entries in use, exact up to 131,072 of room; see [`crate::shm::table::Table::occupancy`].
     pub entries: u64,
     /// How many entries there is room for.
     pub capacity: u64,
@@ -173,7 +173,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Reads all figures of a zone whose entries go when unused for `inactive`. `alive` as for
-    /// [`crate::flight::Flights::claim`].
+    /// [`crate::shm::claims::Flights::claim`].
     pub fn read(
         zone: &Zone<'_>,
         now: Millis,

@@ -29,10 +29,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::key::{Key, Secret};
-use crate::table::{Masquerade, Record};
+use crate::shm::table::{Masquerade, Record};
+use crate::shm::zone::Zone;
 use crate::time::{Millis, Seconds};
 use crate::user::UserHash;
-use crate::zone::Zone;
 
 const MAGIC: &[u8; 8] = b"MUHSTATE";
 /// Goes up whenever the format changes its meaning.

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
-use matrix_user_hash_core::flight::{Asker, Claim, Flights, Outcome, Permit};
 use matrix_user_hash_core::key::Key;
+use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights, Outcome, Permit};
+use matrix_user_hash_core::shm::table::{Masquerade, SET_WORDS, Table};
 use matrix_user_hash_core::sync::AtomicU64;
-use matrix_user_hash_core::table::{Masquerade, SET_WORDS, Table};
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::user::UserHash;
 

@@ -10,13 +10,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use matrix_user_hash_core::key::Secret;
-use matrix_user_hash_core::refused::{CAPACITY, Refused, Verdict};
+use matrix_user_hash_core::negative::{CAPACITY, Refused, Verdict};
+use matrix_user_hash_core::shm::table::Masquerade;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
-use matrix_user_hash_core::table::Masquerade;
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::token::Token;
 use matrix_user_hash_core::user::UserHash;
-use matrix_user_hash_core::zone::Zone;
 
 #[path = "support/random.rs"]
 mod random;

@@ -18,8 +18,8 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use matrix_user_hash_core::flight::{Asker, Claim, Flights, Outcome};
-use matrix_user_hash_core::table::{Masquerade, SET_WORDS, Table};
+use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights, Outcome};
+use matrix_user_hash_core::shm::table::{Masquerade, SET_WORDS, Table};
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::user::UserHash;
 use memmap2::MmapMut;

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use matrix_user_hash_core::key::Secret;
 use matrix_user_hash_core::metrics::{Counter, Snapshot, render};
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
 use matrix_user_hash_core::time::{Millis, Seconds};
-use matrix_user_hash_core::zone::Zone;
 
 const NOW: Millis = Millis::new(1_000_000);
 

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::{fs, io};
 
 /// The module's own words on bitfields, as the module compiles them.
-#[path = "../../src/compat.rs"]
+#[path = "../../src/ngx/compat.rs"]
 #[allow(
     dead_code,
     reason = "the module uses all of it; here only the bitfields count"
@@ -193,7 +193,7 @@ fn fill_variable_differs() -> Option<String> {
 }
 
 /// nginx-sys' own request bitfields must be wrong where we say that they are, and right elsewhere. The first half is
-/// this program's proof that it can fail; when it turns false, `src/compat.rs` has lost its reason.
+/// this program's proof that it can fail; when it turns false, `src/ngx/compat.rs` has lost its reason.
 fn nginx_sys_surprises() -> Option<String> {
     let version: u32 = env!("NGINX_VERSION_NUMBER").parse().unwrap_or_default();
     let wrong: Vec<String> = lists::REQUEST_BITS_NGINX_SYS
@@ -210,9 +210,9 @@ fn nginx_sys_surprises() -> Option<String> {
         }
     }
     match (version >= FIRST_WRONG, wrong.is_empty()) {
-        (true, true) => {
-            Some("nginx-sys has its request bitfields right now: src/compat.rs can go".to_owned())
-        }
+        (true, true) => Some(
+            "nginx-sys has its request bitfields right now: src/ngx/compat.rs can go".to_owned(),
+        ),
         (false, false) => Some(format!(
             "nginx-sys has request bitfields wrong before 1.29.3 too: {wrong:?}"
         )),

@@ -5,7 +5,7 @@
 
 use core::ffi::{CStr, c_char, c_void};
 
-use matrix_user_hash_core::flight::MAX_LOOKUPS;
+use matrix_user_hash_core::shm::claims::MAX_LOOKUPS;
 use nginx_sys::{
     ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot,
     ngx_conf_set_size_slot, ngx_conf_t, ngx_http_upstream_bind_set_slot, ngx_int_t, ngx_uint_t,

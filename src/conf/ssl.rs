@@ -18,7 +18,7 @@ use ngx::ngx_string;
 
 use super::slot::{self, UNSET};
 use super::{ANYWHERE, Invalid, LocationConf, command};
-use crate::request::bytes;
+use crate::ngx::request::bytes;
 
 /// The directives.
 pub const COMMANDS: [ngx_command_t; 6] = [

@@ -11,7 +11,7 @@ use nginx_sys::{
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 
 use super::{LocationConf, Pass, args, place, pool};
-use crate::request::bytes;
+use crate::ngx::request::bytes;
 use crate::zone::{DEFAULT_ZONE, SharedZone};
 
 /// The endpoint that says whose a token is (Matrix specification, Client-Server API, "Current account information").

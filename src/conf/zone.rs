@@ -12,7 +12,7 @@ use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_int_t, ngx_parse_size, ngx_parse_
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 
 use super::args;
-use crate::request::bytes;
+use crate::ngx::request::bytes;
 use crate::zone::{Settings, SharedZone};
 
 /// Reads `matrix_user_hash_zone NAME:SIZE [inactive=TIME] [state=FILE]`.

@@ -17,7 +17,7 @@ use ngx::ngx_string;
 
 use super::{Lookup, concluded, finalized};
 use crate::Module;
-use crate::request::Request;
+use crate::ngx::request::Request;
 
 impl Lookup {
     /// Makes the connection: as a stream's, with no descriptor, always ready to write, never to read.

@@ -20,7 +20,7 @@ use nginx_sys::{
 use ngx::core::Status;
 
 use super::Lookup;
-use crate::guard;
+use crate::ngx::guard;
 
 const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;
 

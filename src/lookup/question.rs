@@ -9,9 +9,9 @@ use matrix_user_hash_core::whoami::{
 use super::{Order, Report};
 use crate::conf::target::Target;
 use crate::fault::{self, Place};
-use crate::memory;
+use crate::ngx::memory;
+use crate::ngx::request::Request;
 use crate::phase::{self, Question};
-use crate::request::Request;
 
 /// A question, ready to be sent.
 pub struct Written {

@@ -21,7 +21,7 @@ use ngx::ngx_string;
 use super::{Lookup, Report};
 use crate::conf::Pass;
 use crate::conf::upstream::case_of;
-use crate::guard;
+use crate::ngx::guard;
 
 const OK: ngx_int_t = Status::NGX_OK.0;
 const ERROR: ngx_int_t = Status::NGX_ERROR.0;

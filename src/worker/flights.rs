@@ -7,19 +7,19 @@ use core::ptr::NonNull;
 use std::collections::TryReserveError;
 use std::time::Instant;
 
-use matrix_user_hash_core::breaker::Admit;
-use matrix_user_hash_core::flight::{Asker, Claim, Outcome as Ended, Permit};
 use matrix_user_hash_core::key::Key;
 use matrix_user_hash_core::metrics::Counter;
-use matrix_user_hash_core::refused::Verdict;
-use matrix_user_hash_core::table::Masquerade;
+use matrix_user_hash_core::negative::Verdict;
+use matrix_user_hash_core::shm::breaker::Admit;
+use matrix_user_hash_core::shm::claims::{Asker, Claim, Outcome as Ended, Permit};
+use matrix_user_hash_core::shm::table::Masquerade;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::whoami::FailureKind;
 
 use super::{Local, is_alive};
 use crate::lookup::Order;
+use crate::ngx::request::Request;
 use crate::phase::{Question, Site};
-use crate::request::Request;
 use crate::status::Status;
 use crate::waiter::{Answer, Outcome, Waiter};
 

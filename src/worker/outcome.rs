@@ -1,19 +1,19 @@
 //! How a lookup of ours ended: noted in the zone, in the figures and in the log, and told to those who wait.
 
-use matrix_user_hash_core::breaker::Admit;
-use matrix_user_hash_core::flight::Outcome as Ended;
 use matrix_user_hash_core::key::Key;
 use matrix_user_hash_core::metrics::Counter;
-use matrix_user_hash_core::notice::Notice;
-use matrix_user_hash_core::refused::Verdict;
-use matrix_user_hash_core::table::Masquerade;
+use matrix_user_hash_core::negative::Verdict;
+use matrix_user_hash_core::shm::breaker::Admit;
+use matrix_user_hash_core::shm::claims::Outcome as Ended;
+use matrix_user_hash_core::shm::table::Masquerade;
+use matrix_user_hash_core::shm::throttle::Notice;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::user::UserHash;
 use matrix_user_hash_core::whoami::FailureKind;
 
 use super::{LOG_EVERY, Local};
-use crate::log;
 use crate::lookup::{Order, Report};
+use crate::ngx::log;
 use crate::phase::{Question, Site};
 use crate::status::Status;
 use crate::waiter::{Answer, Outcome};

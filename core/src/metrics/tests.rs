@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::render::{json, prometheus};
 use super::*;
 use crate::key::{Key, Secret};
-use crate::table::Masquerade;
+use crate::shm::table::Masquerade;
 use crate::user::UserHash;
 
 const DAY: Seconds = Seconds::new(86_400);

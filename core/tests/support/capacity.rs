@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use lru::LruCache;
 use matrix_user_hash_core::key::{Key, Secret};
+use matrix_user_hash_core::shm::table::Masquerade;
+use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
-use matrix_user_hash_core::table::Masquerade;
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::user::UserHash;
-use matrix_user_hash_core::zone::Zone;
 
 use crate::random::{Random, key, scatter};
 

@@ -14,13 +14,13 @@
 
 use std::fmt;
 
-use crate::breaker::Breaker;
-use crate::flight::Flights;
 use crate::key::Secret;
 use crate::metrics::{self, Counters};
-use crate::notice::{NOTICE_WORDS, Notices};
+use crate::shm::breaker::Breaker;
+use crate::shm::claims::Flights;
+use crate::shm::table::{self, Table};
+use crate::shm::throttle::{NOTICE_WORDS, Notices};
 use crate::sync::{AtomicU64, Ordering};
-use crate::table::{self, Table};
 use crate::time::Millis;
 
 /// "MUserHsh", and not what another program leaves in memory.
@@ -230,7 +230,7 @@ impl<'m> Zone<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Masquerade;
+    use crate::shm::table::Masquerade;
     use crate::time::Seconds;
     use crate::user::UserHash;
 

@@ -9,7 +9,7 @@ use nginx_sys::{
     ngx_add_timer, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_log_t, ngx_msec_t,
 };
 
-use crate::memory;
+use crate::ngx::memory;
 
 /// What `ngx_event_t.data` points to. nginx's debug log reads the descriptor of an `ngx_connection_t` there
 /// (`ngx_event_ident`): the fourth word.

@@ -13,7 +13,8 @@ use core::fmt;
 
 use nginx_sys::{ngx_core_module, ngx_cycle, ngx_uint_t};
 
-use crate::{log, ngx_http_matrix_user_hash_module};
+use crate::ngx::log;
+use crate::ngx_http_matrix_user_hash_module;
 
 /// `nginx/1.30.6 (Debian nginx 1.30.6-2)`: `build.rs` makes it of nginx's headers and of what `scripts/build` says.
 const BUILT_FOR: &str = env!("MATRIX_USER_HASH_BUILT_FOR");

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
-use crate::log;
+use crate::ngx::log;
 
 thread_local! {
     /// Where the last panic began; the hook writes it, [`guard_or`] reads it.

@@ -14,22 +14,22 @@ macro_rules! warn {
 
 /// Logs something that should not be possible.
 macro_rules! alert {
-    ( $log:expr, $($arg:tt)+ ) => { $crate::log::at!(::nginx_sys::NGX_LOG_ALERT, $log, $($arg)+) };
+    ( $log:expr, $($arg:tt)+ ) => { $crate::ngx::log::at!(::nginx_sys::NGX_LOG_ALERT, $log, $($arg)+) };
 }
 
 /// Logs something that the operator should mend.
 macro_rules! error {
-    ( $log:expr, $($arg:tt)+ ) => { $crate::log::at!(::nginx_sys::NGX_LOG_ERR, $log, $($arg)+) };
+    ( $log:expr, $($arg:tt)+ ) => { $crate::ngx::log::at!(::nginx_sys::NGX_LOG_ERR, $log, $($arg)+) };
 }
 
 /// Logs something that the operator should look at.
 macro_rules! warning {
-    ( $log:expr, $($arg:tt)+ ) => { $crate::log::at!(::nginx_sys::NGX_LOG_WARN, $log, $($arg)+) };
+    ( $log:expr, $($arg:tt)+ ) => { $crate::ngx::log::at!(::nginx_sys::NGX_LOG_WARN, $log, $($arg)+) };
 }
 
 /// Logs something normal that is worth a line.
 macro_rules! notice {
-    ( $log:expr, $($arg:tt)+ ) => { $crate::log::at!(::nginx_sys::NGX_LOG_NOTICE, $log, $($arg)+) };
+    ( $log:expr, $($arg:tt)+ ) => { $crate::ngx::log::at!(::nginx_sys::NGX_LOG_NOTICE, $log, $($arg)+) };
 }
 
 /// Logs for someone who follows one request; present only where nginx has `--with-debug`.
