@@ -7,14 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+from tests.bed.nginx import module
+from tests.bed.processes import ROOT, BedError
+from tests.bed.report import step
+
 from .mas import delegated
 from .native import native
-from .nginx import ROOT, Front, module
-from .processes import BedError
-from .report import Group, Report, step
+from .nginx import Front
+from .report import Group, Report
 
 EXPLANATION = """\
-Environment: NGINX and MODULE name the nginx and the module under test (default: build/nginx and
+Environment: NGINX_BINARY and MODULE name the nginx and the module under test (default: build/nginx and
 build/ngx_http_matrix_user_hash_module.so, which scripts/build makes); E2E_PORT is the first of the 120 ports on
 127.0.0.1 that the run uses (default 18000). Logs and configurations stay in build/e2e/run until the next run.
 """
@@ -78,11 +81,11 @@ def judge(verdicts: Report, front: Front, report: Report) -> None:
     together = [result.title for result in report.of(Group.ONE_WORKER) if not result.problem]
     scattered = len(report.of(Group.ONE_WORKER)) - len(together)
     # Chance keeps a user with few requests on one worker now and then, but never most of them.
-    verdicts.check(Group.ONE_WORKER, f"{scattered} users are scattered over several workers, as they must be",
+    verdicts.about(Group.ONE_WORKER, f"{scattered} users are scattered over several workers, as they must be",
                    scattered <= len(together) and f"{len(together)} users still reach one worker each")
     for group in (Group.ANSWERS, Group.SESSIONS, Group.SPREAD):
         others = [result.title for result in report.of(group) if result.problem]
-        verdicts.check(group, f"and that is all that is wrong: {group.value}", "; ".join(others))
+        verdicts.about(group, f"and that is all that is wrong: {group.value}", "; ".join(others))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ import hashlib
 import time
 from collections import Counter, defaultdict
 
+from tests.bed.report import some
+
 from .client import AGENT, Answer, comparable, user_key
 from .homeserver import Homeserver
 from .nginx import WORKER_PROCESSES, Nginx
 from .people import PROXIED_ONLY, People, seen
-from .report import Group, Report, some
+from .report import Group, Report
 from .traffic import Traffic
 from .witness import Served, served, served_by_agent
 
@@ -27,7 +29,7 @@ def routing(report: Report, traffic: Traffic) -> None:
         one_worker(report, traffic, user, answers, seen)
     requesters(report, traffic, seen)
     homes = Counter(traffic.choose(user) for user in by_user)
-    report.check(Group.SPREAD, f"{len(by_user)} users spread over the workers: {dict(sorted(homes.items()))}",
+    report.about(Group.SPREAD, f"{len(by_user)} users spread over the workers: {dict(sorted(homes.items()))}",
                  set(homes) != set(traffic.synapse.worker_ports) and "a worker has nobody")
 
 
@@ -36,9 +38,9 @@ def one_worker(report: Report, traffic: Traffic, user: str, answers: list[Answer
     kinds = ", ".join(dict.fromkeys(answer.session.kind for answer in answers))
     where = ", ".join(f"{count} at {name}" for name, count in sorted(workers.items()))
     wrong = len(workers) != 1 or workers.total() != len(answers)
-    report.check(Group.ONE_WORKER, f"{user} ({kinds}): {len(answers)} requests reach one worker: {where}",
+    report.about(Group.ONE_WORKER, f"{user} ({kinds}): {len(answers)} requests reach one worker: {where}",
                  wrong and f"{len(workers)} workers served {workers.total()} of {len(answers)} requests")
-    report.check(Group.CHOICE, f"{user}: it is the one that nginx's hash of {user_key(user)} gives",
+    report.about(Group.CHOICE, f"{user}: it is the one that nginx's hash of {user_key(user)} gives",
                  set(workers) != {traffic.choose(user)} and f"that would be {traffic.choose(user)}")
 
 
@@ -54,7 +56,7 @@ def requesters(report: Report, traffic: Traffic, seen: dict[str, list[Served]]) 
             # A puppet is logged as "admin|user". (whoami may ask about a masquerading token's owner first.)
             if line.is_sync and line.requester.rsplit("|", 1)[-1] != answer.session.user:
                 wrong.append(f"{line.instance} served {answer.session.user} as {line.requester}")
-    report.check(Group.ANSWERS, "Synapse took every request for its user's", some(wrong))
+    report.about(Group.ANSWERS, "Synapse took every request for its user's", some(wrong))
 
 
 def answers(report: Report, title: str, traffic: Traffic, status: int | None = 200) -> None:
@@ -68,7 +70,7 @@ def answers(report: Report, title: str, traffic: Traffic, status: int | None = 2
             wrong.append(f"{name}: the body differs")
         elif status and through.status != status and through.session.kind != SENDER:
             wrong.append(f"{name}: {through.status} {through.body}")
-    report.check(Group.ANSWERS, f"{title}: {len(traffic.proxied)} answers equal Synapse's own", some(wrong))
+    report.about(Group.ANSWERS, f"{title}: {len(traffic.proxied)} answers equal Synapse's own", some(wrong))
 
 
 def session_lists(report: Report, homeserver: Homeserver, people: People) -> None:
@@ -86,10 +88,10 @@ def session_lists(report: Report, homeserver: Homeserver, people: People) -> Non
         wrong = [f"{row['ip']} {row['user_agent']}" for row in rows
                  if row["ip"] not in expected[user] or not row["user_agent"].startswith(AGENT)]
         missing = expected[user] - {row["ip"] for row in rows}
-        report.check(Group.SESSIONS, f"{user}: the session list shows {len(expected[user])} client(s), nobody else",
+        report.about(Group.SESSIONS, f"{user}: the session list shows {len(expected[user])} client(s), nobody else",
                      wrong and f"also {some(wrong)}" or missing and f"without {sorted(missing)}")
     device_list(report, homeserver, people)
-    report.check(Group.SESSIONS, "no row of Synapse's table is the proxy's, nor by another agent",
+    report.about(Group.SESSIONS, "no row of Synapse's table is the proxy's, nor by another agent",
                  some(people.strange_rows(homeserver)))
 
 
@@ -99,7 +101,7 @@ def device_list(report: Report, homeserver: Homeserver, people: People) -> None:
     laptop = sessions["LAPTOP"]
     shown = homeserver.devices(laptop.token, **seen(laptop.address))
     expected = {device: session.address for device, session in sessions.items()}
-    report.check(Group.SESSIONS, f"{PROXIED_ONLY}: GET /devices shows each device with its own address",
+    report.about(Group.SESSIONS, f"{PROXIED_ONLY}: GET /devices shows each device with its own address",
                  shown != expected and f"{shown}, not {expected}")
 
 
@@ -109,12 +111,12 @@ def lookups(report: Report, traffic: Traffic, title: str, most: int = 1) -> None
     calls = [line for line in served(traffic.synapse) if line.is_whoami and line.agent in asked_by]
     foreign = [f"{line.agent} from {line.address}" for line in calls
                if line.address != asked_by[line.agent].session.address]
-    report.check(Group.LOOKUPS, f"{title}: {len(calls)} lookups carried the client's address and agent",
+    report.about(Group.LOOKUPS, f"{title}: {len(calls)} lookups carried the client's address and agent",
                  "there was none" if not calls else some(foreign))
     by_question = Counter((asked_by[line.agent].session.token, line.path) for line in calls)
     often = [f"{count} times for one {asked_by_token(traffic, token)} token" for (token, _), count
              in by_question.items() if count > most]
-    report.check(Group.LOOKUPS, f"{title}: {len(traffic.proxied)} requests with {len(by_question)} questions made "
+    report.about(Group.LOOKUPS, f"{title}: {len(traffic.proxied)} requests with {len(by_question)} questions made "
                  f"{len(calls)} lookups, at most {most} each", some(often))
 
 
@@ -125,7 +127,7 @@ def asked_by_token(traffic: Traffic, token: str) -> str:
 def no_stray_lookups(report: Report, traffic_agents: set[str], traffic: Traffic) -> None:
     stray = [f"{line.agent} from {line.address}" for line in served(traffic.synapse)
              if line.is_whoami and line.agent not in traffic_agents]
-    report.check(Group.LOOKUPS, "every lookup belongs to a client's request", some(stray))
+    report.about(Group.LOOKUPS, "every lookup belongs to a client's request", some(stray))
 
 
 def variables(report: Report, traffic: Traffic) -> None:
@@ -138,14 +140,14 @@ def variables(report: Report, traffic: Traffic) -> None:
             wrong.append(f"{answer.session.user} ({answer.session.kind}, {answer.question.title}): "
                          f"hash={line.hash} status={line.status} lookup_time={line.lookup_time}")
     statuses = Counter(log[answer.agent].status for answer in traffic.proxied)
-    report.check(Group.LOGS, f"$matrix_user_hash is the user's own in every line: {dict(sorted(statuses.items()))}",
+    report.about(Group.LOGS, f"$matrix_user_hash is the user's own in every line: {dict(sorted(statuses.items()))}",
                  some(wrong))
 
 
 def processes(report: Report, traffic: Traffic) -> None:
     log = traffic.nginx.access_log()
     processes = {log[answer.agent].pid for answer in traffic.proxied}
-    report.check(Group.LOGS, f"all {WORKER_PROCESSES} worker processes of nginx took part",
+    report.about(Group.LOGS, f"all {WORKER_PROCESSES} worker processes of nginx took part",
                  len(processes) != WORKER_PROCESSES and f"only {processes} did")
 
 
@@ -158,18 +160,18 @@ def refused_variables(report: Report, traffic: Traffic) -> None:
         expected = (hashlib.sha256(token.encode()).hexdigest()[:16], "REFUSED") if token else ("", "ANONYMOUS")
         if (line.hash, line.status) != expected:
             wrong.append(f"{answer.question.title}: hash={line.hash} status={line.status}, not {expected}")
-    report.check(Group.LOGS, "a refused token keys by itself, a malformed request by nothing", some(wrong))
+    report.about(Group.LOGS, "a refused token keys by itself, a malformed request by nothing", some(wrong))
 
 
 def error_log(report: Report, nginx: Nginx, tokens: list[str], expected: str | None = None) -> None:
     """No token, and nothing loud but one line of what is `expected`."""
-    text = nginx.error_log.read_text(errors="replace")
+    text = nginx.error_log
     leaked = sum(token in text for token in tokens)
-    report.check(Group.LOGS, f"none of {len(tokens)} tokens is in error.log", leaked and f"{leaked} are")
+    report.about(Group.LOGS, f"none of {len(tokens)} tokens is in error.log", leaked and f"{leaked} are")
     loud = [line for line in text.splitlines()
             if any(f"[{level}]" in line for level in ("error", "crit", "alert", "emerg"))]
     if expected:
         found = [line for line in loud if expected in line]
-        report.check(Group.LOGS, f"error.log says once: {expected}", len(found) != 1 and f"{len(found)} times")
+        report.about(Group.LOGS, f"error.log says once: {expected}", len(found) != 1 and f"{len(found)} times")
         loud = [line for line in loud if expected not in line]
-    report.check(Group.LOGS, "error.log has nothing else above a warning", some(loud))
+    report.about(Group.LOGS, "error.log has nothing else above a warning", some(loud))

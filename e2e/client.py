@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlencode
 
+from tests.bed.client import Client
+
 SYNC = "/_matrix/client/v3/sync"
 SLIDING_SYNC = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 SLIDING_SYNC_BODY = {
@@ -95,22 +97,14 @@ def ask(session: Session, question: Question, port: int, *, direct: bool = False
         arguments.append(token_argument(session.token, question.carrier))
     content = b"" if question.body is None else json.dumps(question.body).encode()
     if content:
-        headers += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
-    source = None if direct or session.behind_proxy else (session.address, 0)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=source)
-    try:
-        connection.putrequest(question.method, f"{question.path}?{'&'.join(arguments)}")
-        for header in headers:
-            connection.putheader(*header)
-        connection.endheaders(content)
-        response = connection.getresponse()
-        raw = response.read()
-        return Answer(session, question, agent, response.status, response.headers.get("Content-Type", ""),
-                      decoded(raw))
-    except (OSError, http.client.HTTPException) as error:
-        return Answer(session, question, agent, 0, "", f"no answer: {error}")
-    finally:
-        connection.close()
+        headers.append(("Content-Type", "application/json"))
+    source = None if direct or session.behind_proxy else session.address
+    with Client(port, source=source) as client:
+        try:
+            got = client.ask(question.method, f"{question.path}?{'&'.join(arguments)}", headers, content or None)
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(session, question, agent, 0, "", f"no answer: {error}")
+    return Answer(session, question, agent, got.status, got.headers.get("content-type", ""), got.decoded())
 
 
 def token_argument(token: str, carrier: Carrier) -> str:
@@ -118,13 +112,6 @@ def token_argument(token: str, carrier: Carrier) -> str:
         return urlencode({"access_token": token})
     # Every byte of the token encoded, and one of the name.
     return "access%5Ftoken=" + "".join(f"%{byte:02x}" for byte in token.encode())
-
-
-def decoded(raw: bytes) -> object:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return raw
 
 
 # What differs between two answers to the same question: positions in the stream, ages, and the time of the reply.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg2
 
-from .processes import BedError, Processes, as_user, listens
+from tests.bed.processes import BedError, Processes, as_user, listens
 
 
 class Database:

@@ -2,10 +2,11 @@
 
 import hashlib
 import hmac
-import http.client
 import json
 import secrets
 from urllib.parse import quote
+
+from tests.bed.client import Client
 
 from .synapse import AS_TOKEN, MAS_SECRET, REGISTRATION_SECRET, SERVER_NAME, Synapse
 
@@ -26,16 +27,11 @@ class Homeserver:
         headers = {"User-Agent": agent, "X-Forwarded-For": address, "X-Forwarded-Proto": "http"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.synapse.main_port, timeout=60)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            raw = response.read()
-            if response.status >= 300:
-                raise Refused(f"{method} {path}: {response.status} {raw.decode(errors='replace')}")
-            return json.loads(raw or b"{}")
-        finally:
-            connection.close()
+        with Client(self.synapse.main_port) as client:
+            answer = client.ask(method, path, headers, None if body is None else json.dumps(body).encode())
+        if answer.status >= 300:
+            raise Refused(f"{method} {path}: {answer.status} {answer.text.decode(errors='replace')}")
+        return answer.json()
 
     def register(self, name: str, *, admin: bool = False) -> str:
         """Makes a user by the shared secret and returns the full user id."""

@@ -11,12 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
 
+from tests.bed.processes import require_free
+from tests.bed.report import step
+
 from . import checks
 from .client import Carrier, Session, sliding_sync, sync
 from .homeserver import Homeserver
 from .nginx import Front, Nginx
-from .processes import require_free
-from .report import Report, step
+from .report import Report
 from .synapse import MAS_SECRET, Synapse
 from .traffic import Traffic
 

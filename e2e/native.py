@@ -4,12 +4,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.bed.report import step
+
 from . import checks
 from .client import Answer, Carrier, Session, ask, sync
 from .homeserver import Homeserver
 from .nginx import Front, Nginx
 from .people import PROXIED_ONLY, People, populate, refresh, seen
-from .report import Report, step
+from .report import Report
 from .synapse import Synapse
 from .traffic import NOBODY, STRANGERS, Traffic, everything, just_one, refused
 

@@ -6,15 +6,16 @@ same assertions, or the assertions prove nothing.
 
 import os
 import re
-import subprocess
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from .processes import ENVIRONMENT, BedError, Processes, listens, require_free
+from tests.bed import nginx as bed
+from tests.bed.nginx import module, nginx_binary
+from tests.bed.processes import BedError
+
 from .synapse import Synapse
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKER_PROCESSES = 2
 
 
@@ -37,31 +38,18 @@ class LogLine:
     lookup_time: str
 
 
-class Nginx:
+class Nginx(bed.Nginx):
     def __init__(self, directory: Path, synapse: Synapse, front: Front):
-        self.directory = directory
         self.synapse = synapse
         self.front = front
-        self.port = synapse.base
-        self.processes = Processes(directory)
-        self.binary = nginx_binary(front)
         self.module = None if front is Front.STOCK else module()
-        self.configuration = directory / "nginx.conf"
-        self.error_log = directory / "error.log"
+        super().__init__(directory, "", port=synapse.base, workers=WORKER_PROCESSES, binary=binary(front))
 
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        require_free([self.port])
-        self.configuration.write_text(self.render())
-        argv = [self.binary, "-p", self.directory, "-e", self.error_log, "-c", self.configuration]
-        tested = subprocess.run([*argv, "-t"], check=False, capture_output=True, text=True, env=ENVIRONMENT)
-        if tested.returncode != 0:
-            raise BedError(f"nginx refuses {self.configuration}:\n{tested.stderr.strip()}")
-        self.processes.start("nginx", [*argv, "-g", "daemon off;"])
-        self.processes.wait_until("nginx", lambda: listens(self.port))
-
-    def stop(self) -> None:
-        self.processes.stop()
+        self.configure(self.render())
+        self.test()
+        super().start()
 
     def access_log(self) -> dict[str, LogLine]:
         """Every finished request, by its User-Agent."""
@@ -86,20 +74,16 @@ class Nginx:
         return f"""\
 # {self.front.value}
 {f"load_module {self.module};" if loaded else ""}
-{"user root;" if os.geteuid() == 0 else ""}
+{bed.user_root()}
 worker_processes {WORKER_PROCESSES};
 pid {self.directory}/nginx.pid;
-error_log {self.error_log} info;
+error_log {self.error_log_path} info;
 events {{ worker_connections 512; }}
 
 http {{
     log_format witness '$pid "$http_user_agent" $upstream_addr {figures}';
     access_log {self.directory}/access.log witness;
-    client_body_temp_path {self.directory}/body;
-    proxy_temp_path {self.directory}/proxy;
-    fastcgi_temp_path {self.directory}/fastcgi;
-    uwsgi_temp_path {self.directory}/uwsgi;
-    scgi_temp_path {self.directory}/scgi;
+    {bed.temporary_paths(self.directory)}
 
     {"matrix_user_hash_zone users:1m;" if loaded else ""}
 
@@ -148,20 +132,12 @@ http {{
 """
 
 
-def nginx_binary(front: Front) -> Path:
-    """NGINX, or build/nginx; for the front without the module any nginx does."""
-    candidates = [os.environ.get("NGINX"), ROOT / "build/nginx"]
-    if front is Front.STOCK:
-        candidates.append("/usr/sbin/nginx")
-    for candidate in filter(None, candidates):
-        if os.access(candidate, os.X_OK):
-            return Path(candidate).resolve()
-    fix = "apt-get install nginx-light" if front is Front.STOCK else "scripts/build, or NGINX=/path/to/nginx"
-    raise BedError(f"there is no nginx at {ROOT / 'build/nginx'}. Fix: {fix}")
-
-
-def module() -> Path:
-    path = Path(os.environ.get("MODULE") or ROOT / "build/ngx_http_matrix_user_hash_module.so")
-    if not path.is_file():
-        raise BedError(f"there is no module at {path}. Fix: scripts/build, or MODULE=/path/to/module.so")
-    return path.resolve()
+def binary(front: Front) -> Path:
+    """The nginx under test; for the front without the module any nginx does."""
+    try:
+        return nginx_binary()
+    except BedError:
+        debian = Path("/usr/sbin/nginx")
+        if front is Front.STOCK and os.access(debian, os.X_OK):
+            return debian
+        raise

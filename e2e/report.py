@@ -1,11 +1,12 @@
-"""What was asserted, and how it came out."""
+"""The groups of assertions: the controls say which must fail."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from tests.bed import report
 
 
 class Group(Enum):
-    """What an assertion is about; the controls say which groups must fail."""
+    """What an assertion is about."""
 
     ONE_WORKER = "one worker per user"
     CHOICE = "the worker that nginx's consistent hash gives for the user"
@@ -14,41 +15,16 @@ class Group(Enum):
     SESSIONS = "session list"
     LOOKUPS = "whoami"
     LOGS = "nginx's logs"
+    ENDPOINTS = "every endpoint"
+    WRITES = "what is written can be read"
 
 
-@dataclass(frozen=True)
-class Result:
-    group: Group
-    title: str
-    problem: str  # empty when the assertion held
+class Report(report.Report):
+    """A report whose checks each belong to a group."""
 
-
-class Report:
     def __init__(self):
-        self.results: list[Result] = []
+        super().__init__("e2e")
 
-    def check(self, group: Group, title: str, problem: object) -> None:
-        """Records that `title` holds unless `problem` is something: it then says what was seen instead."""
-        text = str(problem) if problem else ""
-        self.results.append(Result(group, title, text))
-        print(f"{'FAIL' if text else 'ok  '} {title}" + (f"\n       {text}" if text else ""), flush=True)
-
-    def of(self, group: Group) -> list[Result]:
-        return [result for result in self.results if result.group is group]
-
-    @property
-    def failed(self) -> list[Result]:
-        return [result for result in self.results if result.problem]
-
-    def closing_line(self) -> str:
-        return f"e2e: {len(self.results) - len(self.failed)} passed, {len(self.failed)} failed"
-
-
-def step(text: str) -> None:
-    print(f"== {text}", flush=True)
-
-
-def some(problems: list, most: int = 3) -> str:
-    """The first few of many problems, and how many there were."""
-    shown = "; ".join(str(problem) for problem in problems[:most])
-    return shown + (f"; and {len(problems) - most} more" if len(problems) > most else "")
+    def about(self, group: Group, title: str, problem: object) -> None:
+        """Records that `title` holds unless `problem` is something."""
+        self.check(title, problem, group=group)

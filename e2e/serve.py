@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.bed.processes import ROOT, BedError
+
 from .homeserver import Homeserver, Refused
-from .nginx import ROOT
-from .processes import BedError
 from .synapse import Synapse
 
 DIRECTORY = ROOT / "build/e2e/synapse"

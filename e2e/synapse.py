@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from tests.bed.processes import Processes, listens, require_free
+
 from .database import Database, start_redis
-from .processes import Processes, listens, require_free
 
 SERVER_NAME = "example.org"
 WORKERS = 3

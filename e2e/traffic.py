@@ -1,9 +1,10 @@
 """The requests of a run: what each session asks through nginx, and what Synapse answers when it is asked directly."""
 
-import http.client
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import quote
+
+from tests.bed.client import Client
 
 from .client import Answer, Carrier, Question, Session, ask, sliding_sync, sync, user_key
 from .nginx import Nginx
@@ -56,12 +57,8 @@ class Traffic:
 
 
 def worker_by_key(nginx: Nginx, key: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=10)
-    try:
-        connection.request("GET", f"/worker-by-key?key={quote(key)}")
-        port = int(connection.getresponse().headers["X-Worker"].rsplit(":", 1)[1])
-    finally:
-        connection.close()
+    with Client(nginx.port) as client:
+        port = int(client.ask("GET", f"/worker-by-key?key={quote(key)}").worker.rsplit(":", 1)[1])
     return next(name for name, listening in nginx.synapse.worker_ports.items() if listening == port)
 
 

@@ -1,4 +1,4 @@
-"""Child processes: started together, stopped together, and never left behind.
+"""Processes: children that are started together, stopped together and never left behind, and what /proc says of any.
 
 Every child asks the kernel for a signal when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that even a SIGKILL of
 the test leaves nothing running.
@@ -13,10 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
-# NGINX names the binary under test here; to nginx itself it means sockets to inherit (ngx_add_inherited_sockets).
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "NGINX"}
 
 
 class BedError(Exception):
@@ -41,7 +40,7 @@ class Processes:
         self.logs = logs
         self.children: list[Child] = []
 
-    def start(self, name, argv, *, user=None, stop_signal=signal.SIGTERM) -> Child:
+    def start(self, name, argv, *, user=None, stop_signal=signal.SIGTERM, environment=None, cwd=None) -> Child:
         """Starts `argv`, output to `<logs>/<name>.out`, as `user` if given (which takes root)."""
 
         def in_child():
@@ -52,7 +51,7 @@ class Processes:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                preexec_fn=in_child, env=ENVIRONMENT, **as_user(user),
+                preexec_fn=in_child, env=environment, cwd=cwd, **as_user(user),
             )
         child = Child(name, process, log, stop_signal)
         self.children.append(child)
@@ -102,10 +101,95 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def accepts(path) -> bool:
+    """Whether something accepts connections on the Unix socket `path`."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(str(path)) == 0
+
+
 def require_free(ports) -> None:
+    """An error if something listens on one of `ports`."""
     taken = [port for port in ports if listens(port)]
     if taken:
         raise BedError(
             f"ports {taken} are in use on 127.0.0.1. Fix: stop what uses them (scripts/synapse stop?), "
-            "or choose another range with E2E_PORT=<first port>"
+            "or choose another range (E2E_PORT, CAMPAIGN_PORTS, BENCH_PORTS: the first port)"
         )
+
+
+def existing(variable: str, default: Path) -> Path:
+    """The file that the environment variable names, or the default."""
+    path = Path(os.environ.get(variable) or default)
+    if not path.is_file():
+        raise BedError(f"there is no {path}. Fix: scripts/build, or {variable}=/path/to/another")
+    return path.resolve()
+
+
+def wait_for(condition, seconds: float, otherwise: str) -> None:
+    """Polls until `condition()` is true; an error that says `otherwise` if it is not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise BedError(otherwise)
+        time.sleep(0.02)
+
+
+class Process:
+    """A process that is not our child."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+
+    def wait(self, seconds: float) -> None:
+        """Waits until it has ended."""
+        def gone():
+            try:
+                return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            except OSError:
+                return True
+
+        wait_for(gone, seconds, f"process {self.pid} does not end")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started and that have not ended."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            # Behind the name in parentheses, which may hold anything: state, parent.
+            fields = (directory / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(directory.name))
+    return found
+
+
+def running(binary: Path) -> list[int]:
+    """The processes that run that file."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        try:
+            # A file that was replaced meanwhile is said to be deleted.
+            if os.readlink(link).removesuffix(" (deleted)") == str(binary):
+                found.append(int(link.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def title(pid: int) -> str:
+    """What `ps` shows of it."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def status(pid: int, field: str) -> int:
+    """A number out of /proc/PID/status."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise BedError(f"/proc/{pid}/status has no {field}")
