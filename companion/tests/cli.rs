@@ -1,6 +1,7 @@
 //! The program as an operator runs it, without nginx: goldens, messages, and each command.
 //!
-//! Golden files are in `golden/`, one folder a deployment. After a change that is meant:
+//! `golden/` has one file a deployment: all rendered files in one, each below a line `#### NAME`, as `render` shows them, and
+//! `VERSION` where the program's own version stands. After a change that is meant:
 //! `UPDATE_GOLDEN=1 cargo test -p synapse-companion`, and read the difference before committing it.
 
 use std::collections::BTreeMap;
@@ -46,6 +47,41 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
         }
     }
     found
+}
+
+/// The rendered files as one text without the program's version, so that a release changes no golden.
+fn as_golden(rendered: &BTreeMap<String, String>) -> String {
+    let banner = |version: &str| format!("# Rendered by synapse-companion {version};");
+    rendered
+        .iter()
+        .map(|(name, text)| {
+            let ours = banner(env!("CARGO_PKG_VERSION"));
+            assert!(text.starts_with(&ours), "{name} begins otherwise");
+            format!(
+                "#### {name}\n{}\n",
+                text.replacen(&ours, &banner("VERSION"), 1)
+            )
+        })
+        .collect()
+}
+
+fn golden_path(deployment: &str) -> PathBuf {
+    tests().join("golden").join(format!("{deployment}.conf"))
+}
+
+/// The files of a golden, by name.
+fn golden(deployment: &str) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(golden_path(deployment)).unwrap();
+    let files: BTreeMap<String, String> = text
+        .split("#### ")
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (name, text) = part.split_once('\n').unwrap();
+            (name.to_owned(), text.strip_suffix('\n').unwrap().to_owned())
+        })
+        .collect();
+    assert!(files.len() >= 9, "{deployment}: {:?}", files.keys());
+    files
 }
 
 fn deployments() -> Vec<String> {
@@ -115,21 +151,31 @@ fn every_deployment_renders_to_its_golden_files() {
             "--output",
             output,
         ]);
-        let golden = tests().join("golden").join(&name);
+        let rendered = as_golden(&files(&rendered));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            let _ = std::fs::remove_dir_all(&golden);
-            for (file, text) in files(&rendered) {
-                let path = golden.join(file);
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(path, text).unwrap();
-            }
+            std::fs::write(golden_path(&name), &rendered).unwrap();
         }
-        assert_eq!(
-            files(&rendered),
-            files(&golden),
-            "{name}: see the head of this file"
+        let golden = std::fs::read_to_string(golden_path(&name)).unwrap_or_default();
+        let differs = rendered
+            .lines()
+            .zip(golden.lines())
+            .position(|(is, was)| is != was);
+        assert!(
+            rendered == golden,
+            "{name} differs from its golden, first at line {:?}; see the head of this file",
+            differs.map(|line| line + 1)
         );
     }
+}
+
+#[test]
+fn there_is_no_golden_without_a_deployment() {
+    let mut goldens: Vec<String> = files(&tests().join("golden"))
+        .into_keys()
+        .map(|name| name.trim_end_matches(".conf").to_owned())
+        .collect();
+    goldens.sort();
+    assert_eq!(goldens, deployments());
 }
 
 #[test]
@@ -174,9 +220,7 @@ fn nothing_is_left_of_a_group_without_workers() {
             ],
         ),
     ] {
-        let text: String = files(&tests().join("golden").join(name))
-            .into_values()
-            .collect();
+        let text: String = golden(name).into_values().collect();
         for word in absent {
             assert!(!text.contains(word), "{name} has {word}");
         }
@@ -186,7 +230,7 @@ fn nothing_is_left_of_a_group_without_workers() {
 #[test]
 fn every_rendered_line_is_whole() {
     for name in deployments() {
-        for (file, text) in files(&tests().join("golden").join(&name)) {
+        for (file, text) in golden(&name) {
             assert!(
                 !text.contains("{{") && !text.contains("{%"),
                 "{name}/{file}"
