@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::log::tally::Measure;
+use crate::log::time;
 use crate::model::NginxVersion;
 
 /// Renders, checks and explains the nginx configuration for a Synapse worker deployment.
@@ -69,6 +71,20 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Say from access logs who is where, who is heavy, and how even it is
+    Balance {
+        #[command(flatten)]
+        log: Log,
+        /// Also show where this user was, named as @user:server or by their hash
+        #[arg(long, value_name = "@USER:SERVER")]
+        user: Option<String>,
+        /// Heavy users to show of each worker
+        #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+        top: usize,
+        /// What makes a user heavy
+        #[arg(long, value_enum, default_value_t = Measure::Requests)]
+        by: Measure,
+    },
     /// Write completions for a shell to standard output
     Completions {
         /// The shell
@@ -100,6 +116,32 @@ pub struct Input {
     /// Where the system's name servers stand
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
+}
+
+/// Which lines of which access logs.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Access logs, also compressed with gzip, in any order; - is standard input
+    #[arg(required = true, value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+    /// Leave out what ended before: 2026-11-25T15:00:00Z, 2026-11-25, or seconds since 1970
+    #[arg(long, value_name = "TIME", value_parser = time::parse_argument)]
+    pub since: Option<i64>,
+    /// Leave out what ended then or later
+    #[arg(long, value_name = "TIME", value_parser = time::parse_argument)]
+    pub until: Option<i64>,
+    /// One group only, such as synapse_sync
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Users whose figures are exact; each takes about 150 bytes
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000)]
+    pub exact_users: usize,
+    /// Write JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say nothing of the progress
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 fn version(text: &str) -> Result<NginxVersion, String> {

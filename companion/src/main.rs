@@ -4,12 +4,14 @@
 //! `table`; `render` writes that down, `nginx` judges it, and `route` and `hash` explain it. Errors end up as one text
 //! on standard error and an exit code: 0 done, 1 a difference (`diff`), 2 a mistake.
 
+mod balance;
 mod cli;
 mod diagnostic;
 mod diff;
 mod files;
 mod hash;
 mod input;
+mod log;
 mod model;
 mod nginx;
 mod plan;
@@ -21,9 +23,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use matrix_user_hash_core::user::{UserHash, UserId};
 
 use crate::cli::{Cli, Command, Input};
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::log::read::Progress;
+use crate::log::tally::{Measure, Options, Tally};
 use crate::model::Deployment;
 use crate::plan::Plan;
 use crate::render::Files;
@@ -88,6 +93,16 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             say(input::EXAMPLE)?;
         }
         Command::Init { file, force } => files::write_example(&file, input::EXAMPLE, force)?,
+        Command::Balance { log, user, top, by } => {
+            let watched = user.as_deref().map(user_hash).transpose()?;
+            let tally = tally(&log, watched, by)?;
+            let report = balance::Report::new(&tally, top);
+            say(&if log.json {
+                json(&report)?
+            } else {
+                report.to_string()
+            })?;
+        }
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -152,6 +167,43 @@ fn check(input: &Input) -> Result<(), Diagnostics> {
         rendered.len()
     ))?;
     Ok(())
+}
+
+/// A user by id or by hash. The text is never shown: it may be a token by mistake.
+fn user_hash(text: &str) -> Result<u64, Diagnostic> {
+    if let Ok(id) = UserId::try_from(text) {
+        return Ok(UserHash::of_user(&id).to_bits());
+    }
+    let is_hash = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash
+        .then(|| u64::from_str_radix(text, 16).ok())
+        .flatten()
+        .ok_or_else(|| {
+            Diagnostic::error("what --user has is neither a user id nor a hash")
+                .fix("write @user:server, or the 16 digits of the log")
+        })
+}
+
+/// Adds up the lines of logs.
+fn tally(log: &cli::Log, watched: Option<u64>, by: Measure) -> Result<Tally, Diagnostics> {
+    let mut tally = Tally::new(Options {
+        since: log.since,
+        until: log.until,
+        group: log.group.clone(),
+        watched,
+        exact_users: log.exact_users,
+        by,
+    });
+    log::read::lines(&log.logs, &mut Progress::new(log.quiet), |line| {
+        tally.add(line);
+    })?;
+    Ok(tally)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Diagnostic> {
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|error| Diagnostic::error(format!("cannot write JSON: {error}")))
 }
 
 /// To standard output. A reader that has gone (`| head`) is no mistake.
