@@ -88,6 +88,8 @@ pub enum Severity {
     Error,
     /// It renders, and something that the operator would not expect happens.
     Warning,
+    /// It renders, and this is what was decided where the input left a choice.
+    Note,
 }
 
 /// One thing to put right.
@@ -121,6 +123,14 @@ impl Diagnostic {
         }
     }
 
+    /// What was decided where the input left a choice.
+    pub fn note(message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Note,
+            ..Self::error(message)
+        }
+    }
+
     /// Where it stands.
     pub fn at(mut self, place: &Place) -> Self {
         self.place = Some(Box::new(place.clone()));
@@ -150,6 +160,7 @@ impl fmt::Display for Diagnostic {
         let severity = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         };
         writeln!(f, "{severity}: {}", self.message)?;
         if let Some(place) = &self.place {
@@ -200,6 +211,11 @@ impl Diagnostics {
     /// Takes one in.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.0.push(diagnostic);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether one of them stops the command.

@@ -1,9 +1,11 @@
 //! From files to a [`Deployment`]: either a small TOML file, or Synapse's own configuration, or the first naming the second.
 //!
-//! In come paths, out comes a deployment that is whole (every worker listens somewhere, every writer exists), or
-//! diagnostics that say what to put right. Nothing here knows of nginx's syntax except what a value may look like.
+//! The deployment file is read, then Synapse's files; both become one set of facts, of which one judge makes a deployment
+//! that is whole (every role is served at an address that has what it needs), or diagnostics that say what to put right. Nothing here knows of nginx's syntax except what a value may look like.
 
 mod deployment_file;
+mod facts;
+mod judge;
 mod resolv;
 mod synapse_files;
 mod values;
@@ -70,10 +72,7 @@ fn settle_resolving(request: &Request, deployment: &mut Deployment, found: &mut 
     let settings = &deployment.settings;
     let wanted = settings.resolve && !request.no_resolve;
     let processes = || std::iter::once(&deployment.main).chain(&deployment.workers);
-    let addresses: Vec<_> = processes()
-        .flat_map(|p| [&p.client, &p.federation, &p.media])
-        .flatten()
-        .collect();
+    let addresses: Vec<_> = processes().flat_map(|p| p.addresses()).collect();
     let named = addresses.iter().find_map(|address| address.dns_name());
     let service = addresses
         .iter()

@@ -178,7 +178,8 @@ impl Role {
     pub const fn resource(self) -> Resource {
         match self {
             Self::FederationReader | Self::FederationInbound => Resource::Federation,
-            Self::Media => Resource::Media,
+            // Only a process that has the media repository can quarantine media.
+            Self::Media | Self::Writer(Stream::QuarantinedMediaChanges) => Resource::Media,
             _ => Resource::Client,
         }
     }
@@ -191,6 +192,20 @@ pub enum Resource {
     Client,
     Federation,
     Media,
+}
+
+impl Resource {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Federation, Self::Media];
+
+    /// Synapse's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Federation => "federation",
+            Self::Media => "media",
+        }
+    }
 }
 
 /// Where a process listens.
@@ -246,11 +261,11 @@ pub struct Process {
     pub name: String,
     /// What it serves. Empty for main, which serves what is left.
     pub roles: BTreeSet<Role>,
-    /// Its client listener.
+    /// Where it serves the client API.
     pub client: Option<Address>,
-    /// Its federation listener, where it is another.
+    /// Where it serves the federation API; often the same address.
     pub federation: Option<Address>,
-    /// Its media listener, where it is another.
+    /// Where it serves the media repository; often the same address.
     pub media: Option<Address>,
     /// How many there are behind the one address, where that is a DNS service.
     pub replicas: u16,
@@ -259,17 +274,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// Where it serves a resource: the listener for that, or any that it has.
+    /// Where it serves a resource. `None` if no listener that nginx can reach has it.
     pub fn address(&self, resource: Resource) -> Option<&Address> {
-        let own = match resource {
-            Resource::Client => &self.client,
-            Resource::Federation => &self.federation,
-            Resource::Media => &self.media,
-        };
-        own.as_ref()
-            .or(self.client.as_ref())
-            .or(self.federation.as_ref())
-            .or(self.media.as_ref())
+        match resource {
+            Resource::Client => self.client.as_ref(),
+            Resource::Federation => self.federation.as_ref(),
+            Resource::Media => self.media.as_ref(),
+        }
+    }
+
+    /// Every address at which it serves anything.
+    pub fn addresses(&self) -> BTreeSet<&Address> {
+        Resource::ALL
+            .into_iter()
+            .filter_map(|resource| self.address(resource))
+            .collect()
     }
 }
 

@@ -324,12 +324,15 @@ fn sections_of(pattern: &str) -> Vec<Section> {
 }
 
 fn main_federation_apart(deployment: &Deployment) -> bool {
-    deployment.main.address(Resource::Federation) != deployment.main.address(Resource::Client)
+    let federation = deployment.main.address(Resource::Federation);
+    federation.is_some() && federation != deployment.main.address(Resource::Client)
 }
 
 fn main_upstreams(deployment: &Deployment) -> Vec<Upstream> {
     let upstream = |name: &str, why: &str, resource| {
-        let servers = vec![server(deployment, &deployment.main, resource)];
+        let servers = server(deployment, &deployment.main, resource)
+            .into_iter()
+            .collect();
         Upstream {
             name: name.to_owned(),
             why: why.to_owned(),
@@ -375,7 +378,7 @@ fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
         .collect();
     let mut servers: Vec<Server> = workers
         .iter()
-        .map(|worker| server(deployment, worker, role.resource()))
+        .filter_map(|worker| server(deployment, worker, role.resource()))
         .collect();
     let hash = hash_of(role);
     if hash.is_some() && servers.iter().any(|server| server.service.is_some()) {
@@ -415,21 +418,18 @@ fn purpose(role: Role) -> &'static str {
     }
 }
 
-fn server(deployment: &Deployment, process: &Process, resource: Resource) -> Server {
-    // The readers of the input refuse a process that listens nowhere.
-    let address = process
-        .address(resource)
-        .cloned()
-        .unwrap_or(Address::Unix("/nowhere".into()));
-    let service = match &address {
+/// The `server` line of a process for a resource. The judge of the input gives a role only where there is an address.
+fn server(deployment: &Deployment, process: &Process, resource: Resource) -> Option<Server> {
+    let address = process.address(resource)?;
+    let service = match address {
         Address::Srv { service, .. } => Some(service.clone()),
         _ => None,
     };
-    Server {
+    Some(Server {
         worker: process.name.clone(),
         resolve: deployment.settings.resolve && address.dns_name().is_some(),
         address: address.to_string(),
         service,
         weight: process.weight,
-    }
+    })
 }

@@ -514,7 +514,17 @@ fn synapse_says(
 #[test]
 fn synapse_s_own_files_are_enough() {
     let (code, said) = synapse_says("synapse-plain", "", |text| text);
-    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        !said.contains("error: ") && !said.contains("warning: "),
+        "{said}"
+    );
+    // What became of generic workers with duties is said.
+    assert_eq!(said.matches("note: ").count(), 2, "{said}");
+    assert!(
+        said.contains("writer1 has the duty typing, to_device, receipts"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -790,22 +800,22 @@ fn the_narrowest_pattern_says_what_a_worker_is_for() {
     let at = tests().join("deployments/synapse");
     let text = format!(
         "[synapse]\nhomeserver = [\"{0}/homeserver.yaml\", \"{0}/streams.yaml\"]\nworkers = [\"{0}/workers\"]\n\
-         [synapse.roles]\n\"sync*\" = \"sync\"\n\"sync_2\" = \"presence\"\n\"generic*\" = \"client_reader\"\n",
+         [synapse.roles]\n\"sync*\" = \"sync\"\n\"sync_2\" = \"user_dir\"\n\"generic*\" = \"client_reader\"\n",
         at.display()
     );
     let file = folder("narrow").join("deployment.toml");
     std::fs::write(&file, text).unwrap();
     let path = file.to_str().unwrap();
-    let presence = said(&[
+    let search = said(&[
         "route",
-        "GET",
-        "/_matrix/client/v3/presence/@alice:example.org/status",
+        "POST",
+        "/_matrix/client/v3/user_directory/search",
         "-d",
         path,
         "--nginx-version",
         "1.28.3",
     ]);
-    assert!(presence.contains("worker    sync_2"), "{presence}");
+    assert!(search.contains("synapse_user_dir, 2 servers"), "{search}");
     let sync = said(&[
         "route",
         "GET",
@@ -940,7 +950,9 @@ fn with_worker(name: &str, homeserver: &str, worker: &str) -> (Option<i32>, Stri
 fn a_generic_worker_with_the_media_repository_gets_media() {
     let worker = "worker_app: synapse.app.generic_worker\nworker_name: media1\nenable_media_repo: true\nworker_listeners:\n\
                   \x20 - {type: http, port: 8085, x_forwarded: true, resources: [{names: [media]}]}\n";
-    let (code, out, said) = with_worker("media", "enable_media_repo: false\n", worker);
+    let writes =
+        "stream_writers: {quarantined_media_changes: [media1]}\nenable_media_repo: false\n";
+    let (code, out, said) = with_worker("media", writes, worker);
     assert_eq!((code, said.as_str()), (Some(0), ""));
     assert!(
         out.contains("server 127.0.0.1:8085 max_fails=0; # media1"),

@@ -1,10 +1,10 @@
 //! The deployment file: TOML, short, every key optional but the workers.
 //!
-//! In comes its text, out comes a deployment or diagnostics with line, key and fix. Unknown keys are errors, for a
+//! In comes its text, out come facts and settings, or diagnostics with line, key and fix. Unknown keys are errors, for a
 //! mistyped key that is ignored is a setting that does not hold. It may name Synapse's own files, which are then read
-//! by `synapse_files`, with this file's settings on top.
+//! by `synapse_files`; what all of them mean together, `judge` decides.
 
-mod judge;
+mod checks;
 mod listener;
 mod messages;
 mod schema;
@@ -18,9 +18,10 @@ use toml::Spanned;
 
 use self::listener::{Listener, other_port};
 use self::schema::{File, Main, OwnRoute, SynapseSection, Worker};
-use super::{Request, synapse_files, text_of, values};
+use super::facts::{Application, Bound, Facts, ListenerFacts, ProcessFacts, Stated, Statement};
+use super::{Request, judge, synapse_files, text_of, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
-use crate::model::{Deployment, Override, Process, Role};
+use crate::model::{Address, Deployment, Override, Resource, Role};
 
 /// What `init` writes.
 pub const EXAMPLE: &str = include_str!("../../templates/example.toml");
@@ -54,61 +55,114 @@ pub fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
     reader.deployment(file, request)
 }
 
+/// Listeners of a process of the deployment file: one, and those for which it names another port.
+fn declared(
+    client: &Address,
+    others: impl IntoIterator<Item = (Resource, Option<Address>)>,
+    at: &Statement,
+) -> Vec<ListenerFacts> {
+    let listener = |serves, address| ListenerFacts {
+        at: at.clone(),
+        serves,
+        unusable: None,
+        bound: Bound::Address(address),
+        x_forwarded: true,
+    };
+    let mut rest = BTreeSet::from(Resource::ALL);
+    let mut listeners = Vec::new();
+    for (resource, address) in others {
+        if let Some(address) = address {
+            rest.remove(&resource);
+            listeners.push(listener(BTreeSet::from([resource]), address));
+        }
+    }
+    listeners.push(listener(rest, client.clone()));
+    listeners
+}
+
 impl Reader<'_> {
     fn deployment(&mut self, file: File, request: &Request) -> Option<Deployment> {
         let named = file.synapse.as_ref().map(|section| &section.homeserver);
         let named = named
             .and_then(|paths| paths.first())
             .or(request.homeserver.first());
-        let mut synapse = self.synapse(&file, request);
+        let synapse = self.synapse(&file, request);
         let mut settings = self.settings(&file, synapse.as_ref().and_then(|s| s.max_upload_size));
         let installed = request.installed.filter(|_| file.nginx.version.is_none());
         if let Some(version) = request.nginx.or(installed) {
             settings.nginx = version;
         }
-        let main = match (&file.main, synapse.as_mut().and_then(|s| s.main.take())) {
-            (Some(main), _) => self.main(main)?,
-            (None, Some(main)) => main,
-            // What is wrong with Synapse's files has been said.
-            (None, None) if self.found.has_errors() => return None,
-            (None, None) if named.is_some() => {
-                self.found.push(
-                    Diagnostic::error("no file of Synapse's says where the main process listens")
-                        .at(&Place::file(named.map_or(self.path, |path| path)))
-                        .key("listeners")
-                        .fix("name the file that has `listeners` under [synapse] homeserver or with --homeserver, or add [main]"),
-                );
-                return None;
-            }
-            (None, None) => {
-                self.found.push(
-                    Diagnostic::error("nobody says where the main process listens")
-                        .at(&Place::file(self.path))
-                        .key("main")
-                        .fix("add [main] with host = \"127.0.0.1\" and port = 8008"),
-                );
-                return None;
-            }
-        };
-        let mut workers: Vec<Process> = file
-            .workers
-            .iter()
-            .filter_map(|worker| self.worker(worker))
-            .collect();
-        workers.extend(synapse.map(|synapse| synapse.workers).unwrap_or_default());
+        let facts = self.facts(&file, synapse)?;
+        let (main, workers) = judge::judge(&facts, self.found);
         let overrides = file
             .overrides
             .iter()
             .filter_map(|own| self.own_route(own))
             .collect();
+        // What is wrong with the main process has been said, unless nobody names it.
+        let main = match main {
+            Some(main) => main,
+            None if self.found.has_errors() => return None,
+            None => {
+                self.nobody_names_main(named);
+                return None;
+            }
+        };
         let deployment = Deployment {
             main,
             workers,
             overrides,
             settings,
         };
-        self.judge(&deployment, &file);
+        self.check(&deployment, &file);
         Some(deployment)
+    }
+
+    fn nobody_names_main(&mut self, homeserver: Option<&PathBuf>) {
+        self.found.push(match homeserver {
+            Some(path) => Diagnostic::error("no file of Synapse's says where the main process listens")
+                .at(&Place::file(path))
+                .key("listeners")
+                .fix("name the file that has `listeners` under [synapse] homeserver or with --homeserver, or add [main]"),
+            None => Diagnostic::error("nobody says where the main process listens")
+                .at(&Place::file(self.path))
+                .key("main")
+                .fix("add [main] with host = \"127.0.0.1\" and port = 8008"),
+        });
+    }
+
+    /// Both sources as one. `None` if a mistake here would only make others appear.
+    fn facts(&mut self, file: &File, synapse: Option<synapse_files::Found>) -> Option<Facts> {
+        let none = SynapseSection::default();
+        let section = file.synapse.as_ref().unwrap_or(&none);
+        let mut facts = Facts {
+            roles: self.role_patterns(section),
+            hosts: section
+                .hosts
+                .iter()
+                .map(|(name, host)| {
+                    let value = self.host_pattern(host);
+                    let at = self.statement(&host.span());
+                    (name.clone(), Stated { value, at })
+                })
+                .collect(),
+            host: section.host.as_ref().map(|host| self.host(host)),
+            ..Facts::default()
+        };
+        for worker in &file.workers {
+            let worker = self.worker(worker);
+            facts.workers.extend(worker);
+        }
+        if let Some(synapse) = synapse {
+            facts.main = synapse.main;
+            facts.workers.extend(synapse.workers);
+            facts.shared = Some(synapse.shared);
+        }
+        if let Some(main) = &file.main {
+            facts.main = Some(self.main(main)?);
+        }
+        facts.incomplete = self.found.has_errors();
+        Some(facts)
     }
 
     fn synapse(&mut self, file: &File, request: &Request) -> Option<synapse_files::Found> {
@@ -128,32 +182,22 @@ impl Reader<'_> {
             }
             return None;
         }
-        let options = synapse_files::Options {
-            roles: self.role_patterns(section),
-            hosts: section
-                .hosts
-                .iter()
-                .map(|(name, host)| (name.clone(), self.host(host)))
-                .collect(),
-            host: section
-                .host
-                .as_ref()
-                .map_or_else(|| "127.0.0.1".into(), |host| self.host(host)),
-        };
-        synapse_files::read(&homeserver, &workers, &options, self.found)
+        synapse_files::read(&homeserver, &workers, self.found)
     }
 
-    fn role_patterns(&mut self, section: &SynapseSection) -> Vec<(String, BTreeSet<Role>)> {
+    fn role_patterns(&mut self, section: &SynapseSection) -> Vec<(String, Stated<BTreeSet<Role>>)> {
         section
             .roles
             .iter()
             .filter_map(|(pattern, names)| {
-                Some((pattern.clone(), self.roles(names.get_ref(), names.span())?))
+                let value = self.roles(names.get_ref(), names.span())?;
+                let at = self.statement(&names.span());
+                Some((pattern.clone(), Stated { value, at }))
             })
             .collect()
     }
 
-    fn main(&mut self, main: &Spanned<Main>) -> Option<Process> {
+    fn main(&mut self, main: &Spanned<Main>) -> Option<ProcessFacts> {
         let span = main.span();
         let main = main.get_ref();
         let listener = Listener {
@@ -162,20 +206,24 @@ impl Reader<'_> {
             socket: main.socket.as_ref(),
             service: main.service.as_ref(),
         };
-        let client = self.address(&listener, span)?;
+        let client = self.address(&listener, span.clone())?;
         self.no_port_beside(&client, main.federation_port.as_ref());
-        Some(Process {
+        let at = self.statement(&span);
+        let federation = other_port(&client, main.federation_port.as_ref());
+        Some(ProcessFacts {
             name: "main".into(),
-            roles: BTreeSet::new(),
-            federation: other_port(&client, main.federation_port.as_ref()),
-            client: Some(client),
-            media: None,
+            at: at.clone(),
+            application: Application::Main,
+            media_repository: None,
+            listeners: declared(&client, [(Resource::Federation, federation)], &at),
+            listeners_at: at,
+            broken: false,
             replicas: 1,
             weight: 1,
         })
     }
 
-    fn worker(&mut self, worker: &Spanned<Worker>) -> Option<Process> {
+    fn worker(&mut self, worker: &Spanned<Worker>) -> Option<ProcessFacts> {
         let span = worker.span();
         let worker = worker.get_ref();
         let roles = self.roles(worker.kind.get_ref(), worker.kind.span())?;
@@ -193,7 +241,7 @@ impl Reader<'_> {
         };
         // A worker that no request is for need not listen.
         let client = if takes_requests || listener.is_given() {
-            Some(self.address(&listener, span)?)
+            Some(self.address(&listener, span.clone())?)
         } else {
             None
         };
@@ -202,15 +250,33 @@ impl Reader<'_> {
                 .iter()
                 .for_each(|client| self.no_port_beside(client, port.as_ref()));
         }
-        let other = |port| client.as_ref().and_then(|client| other_port(client, port));
-        Some(Process {
+        let at = self.statement(&span);
+        let listeners = client.as_ref().map(|client| {
+            let others = [
+                (
+                    Resource::Federation,
+                    other_port(client, worker.federation_port.as_ref()),
+                ),
+                (
+                    Resource::Media,
+                    other_port(client, worker.media_port.as_ref()),
+                ),
+            ];
+            declared(client, others, &at)
+        });
+        Some(ProcessFacts {
             name: worker.name.get_ref().clone(),
-            roles,
-            federation: other(worker.federation_port.as_ref()),
-            media: other(worker.media_port.as_ref()),
+            at: self.statement(&worker.name.span()),
+            application: Application::Declared(Stated {
+                value: roles,
+                at: self.statement(&worker.kind.span()),
+            }),
+            media_repository: None,
+            listeners: listeners.unwrap_or_default(),
+            listeners_at: at,
+            broken: false,
             replicas: self.replicas(worker.replicas.as_ref(), client.as_ref()),
             weight: self.weight(worker.weight.as_ref()),
-            client,
         })
     }
 

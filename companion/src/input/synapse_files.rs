@@ -1,429 +1,336 @@
 //! Synapse's own configuration: `homeserver.yaml`, in as many parts as it has, and the worker files.
 //!
-//! In come paths, out come processes with what each serves, as Synapse itself would decide it
-//! (synapse/config/workers.py). Keys that say nothing about routing are not even kept, for these files hold secrets;
-//! for the same reason no message shows a line of them, only its number.
+//! In come paths, out come facts, as Synapse itself reads them. Keys that say nothing about routing are not even kept, for
+//! these files hold secrets; for the same reason no message shows a line of them, only its number.
 
-mod duties;
 mod listeners;
-mod schema;
+mod shared;
+mod yaml;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde_saphyr::Spanned;
-
-use self::duties::Duties;
-use self::listeners::{host_of, process};
-use self::schema::{NumberOrText, Yaml};
+use self::listeners::Of;
+use self::yaml::{At, File};
+use super::facts::{Application, ProcessFacts, Shared, Statement};
 use super::{text_of, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
-use crate::model::{NoRequests, Process, Resource, Role};
-
-/// What a deployment file adds to Synapse's files.
-pub struct Options {
-    /// Patterns of worker names with what these workers serve.
-    pub roles: Vec<(String, BTreeSet<Role>)>,
-    /// Worker names with the hosts that they run on.
-    pub hosts: BTreeMap<String, String>,
-    /// The host of a process whose files do not say it.
-    pub host: String,
-}
+use crate::model::{NoRequests, Role};
 
 /// What Synapse's files say.
 pub struct Found {
     /// The main process.
-    pub main: Option<Process>,
+    pub main: Option<ProcessFacts>,
     /// The workers that have files.
-    pub workers: Vec<Process>,
+    pub workers: Vec<ProcessFacts>,
+    /// What is said about all of them.
+    pub shared: Shared,
     /// `max_upload_size`, in bytes.
     pub max_upload_size: Option<u64>,
 }
 
-/// The applications from before `generic_worker`, with what they were for; `None` is a generic worker.
-const APPLICATIONS: [(&str, Option<Role>); 11] = [
-    ("synapse.app.generic_worker", None),
-    ("synapse.app.synchrotron", Some(Role::Sync)),
-    ("synapse.app.client_reader", Some(Role::ClientReader)),
-    ("synapse.app.event_creator", Some(Role::Room)),
+/// What a `worker_app` was for.
+enum App {
+    /// A file of the main process.
+    Main,
+    Generic,
+    Former(Role),
+}
+
+/// What an application runs, by its name. All but the first run the same code
+/// (synapse/app/generic_worker.py, `start`); what the older ones were for is in their names.
+const APPLICATIONS: [(&str, App); 12] = [
+    ("synapse.app.homeserver", App::Main),
+    ("synapse.app.generic_worker", App::Generic),
+    ("synapse.app.synchrotron", App::Former(Role::Sync)),
+    ("synapse.app.client_reader", App::Former(Role::ClientReader)),
+    ("synapse.app.event_creator", App::Former(Role::Room)),
     (
         "synapse.app.federation_reader",
-        Some(Role::FederationReader),
+        App::Former(Role::FederationReader),
     ),
-    ("synapse.app.frontend_proxy", Some(Role::ClientReader)),
-    ("synapse.app.media_repository", Some(Role::Media)),
-    ("synapse.app.user_dir", Some(Role::UserDirectory)),
+    (
+        "synapse.app.frontend_proxy",
+        App::Former(Role::ClientReader),
+    ),
+    (MEDIA, App::Former(Role::Media)),
+    ("synapse.app.user_dir", App::Former(Role::UserDirectory)),
     (
         "synapse.app.federation_sender",
-        Some(Role::Nothing(NoRequests::FederationSender)),
+        App::Former(Role::Nothing(NoRequests::FederationSender)),
     ),
     (
         "synapse.app.pusher",
-        Some(Role::Nothing(NoRequests::Pusher)),
+        App::Former(Role::Nothing(NoRequests::Pusher)),
     ),
     (
         "synapse.app.appservice",
-        Some(Role::Nothing(NoRequests::Appservice)),
+        App::Former(Role::Nothing(NoRequests::Appservice)),
     ),
 ];
 
-/// A parsed file and its path.
-struct Part {
-    path: PathBuf,
-    yaml: Yaml,
-}
+/// The one application that has the media repository whatever the shared files say (synapse/config/repository.py).
+const MEDIA: &str = "synapse.app.media_repository";
 
 /// Reads all of them.
-pub fn read(
-    homeserver: &[PathBuf],
-    workers: &[PathBuf],
-    options: &Options,
-    found: &mut Diagnostics,
-) -> Option<Found> {
-    let shared: Vec<Part> = homeserver
-        .iter()
-        .filter_map(|path| parse(path, found))
-        .collect();
-    let paths: Vec<PathBuf> = workers
-        .iter()
-        .flat_map(|pattern| expand(pattern, found))
-        .collect();
-    let worker_parts: Vec<Part> = paths.iter().filter_map(|path| parse(path, found)).collect();
-    if shared.is_empty() {
+pub fn read(homeserver: &[PathBuf], workers: &[PathBuf], found: &mut Diagnostics) -> Option<Found> {
+    let mut files: Vec<File> = Vec::new();
+    for (path, _) in all(homeserver, Files::Shared, found) {
+        files.extend(parse(&path, found));
+    }
+    let mut worker_files: Vec<(File, Named)> = Vec::new();
+    for (path, named) in all(workers, Files::Workers, found) {
+        worker_files.extend(parse(&path, found).map(|file| (file, named)));
+    }
+    if files.is_empty() {
         return None;
     }
-    let duties = Duties::of(&shared, found);
-    let instances = instances(&shared);
-    let main = main_process(&shared, &instances, options, found);
-    let processes: Vec<Process> = worker_parts
+    let shared = shared::read(&files, found);
+    let main = main_process(&files, &shared, found);
+    let processes = worker_files
         .iter()
-        .filter_map(|part| worker(part, &duties, &instances, options, found))
+        .filter_map(|(file, named)| worker(file, *named, &shared, found))
         .collect();
-    judge_media(&shared, &processes, found);
-    judge_writers(&duties, &processes, found);
-    let max_upload_size = last(&shared, |yaml| yaml.max_upload_size.as_ref())
-        .and_then(|(part, size)| upload_size(part, size, found));
+    let max_upload_size =
+        shared::last(&files, "max_upload_size").and_then(|at| upload_size(&at, found));
     Some(Found {
         main,
         workers: processes,
+        shared,
         max_upload_size,
     })
 }
 
-/// Without a worker that has the media repository, somebody must have it.
-fn judge_media(shared: &[Part], processes: &[Process], found: &mut Diagnostics) {
-    let Some((part, enabled)) = last(shared, |yaml| yaml.enable_media_repo.as_ref()) else {
-        return;
-    };
-    if enabled.value || processes.iter().any(|p| p.roles.contains(&Role::Media)) {
-        return;
-    }
-    found.push(
-        Diagnostic::warning("main has no media repository and no worker is known to have one, so all media will be 404")
-            .at(&place(part, enabled))
-            .key("enable_media_repo")
-            .fix("give the worker that has it a listener with the resource media and `enable_media_repo: true`, or the type \"media\" under [synapse.roles]"),
-    );
-}
-
-fn judge_writers(duties: &Duties, processes: &[Process], found: &mut Diagnostics) {
-    for (name, place) in &duties.writers_at {
-        if name != "master" && name != "main" && !processes.iter().any(|p| p.name == *name) {
-            found.push(
-                Diagnostic::error(format!("the worker {name} writes a stream, but its file is not among those given"))
-                    .at(place)
-                    .key("stream_writers")
-                    .fix(format!("name the file whose worker_name is {name} under [synapse] workers, or with --worker")),
-            );
-        }
-    }
-}
-
-/// The last file that has a key is the one that counts, as in Synapse.
-fn last<'a, T>(parts: &'a [Part], key: impl Fn(&'a Yaml) -> Option<T>) -> Option<(&'a Part, T)> {
-    parts
+fn all(paths: &[PathBuf], files: Files, found: &mut Diagnostics) -> Vec<(PathBuf, Named)> {
+    paths
         .iter()
-        .rev()
-        .find_map(|part| key(&part.yaml).map(|value| (part, value)))
+        .flat_map(|path| expanded(path, files, found))
+        .collect()
 }
 
-fn parse(path: &Path, found: &mut Diagnostics) -> Option<Part> {
-    let text = text_of(path, found)?;
-    let options = serde_saphyr::options! {
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-        with_snippet: false,
-    };
-    if text
-        .lines()
-        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
-    {
-        return Some(Part {
-            path: path.to_owned(),
-            yaml: Yaml::default(),
-        });
-    }
-    match serde_saphyr::from_str_with_options(&text, options) {
-        Ok(yaml) => Some(Part {
-            path: path.to_owned(),
-            yaml,
-        }),
-        Err(error) => {
-            let place = error.location().map_or_else(
-                || Place::file(path),
-                |at| Place::line(path, at.line() as usize, at.column() as usize),
-            );
-            // The reader's own words may quote a value, and a value may be a secret.
-            let problem = Diagnostic::error("Synapse could not read this as YAML, or the value has another type than Synapse expects")
-                .at(&place)
-                .fix("check the indentation and quotes of this line and the one above it");
-            found.push(match key_above(&text, place.line) {
-                Some(key) => problem.key(key),
-                None => problem,
-            });
-            None
-        }
-    }
+fn parse(path: &Path, found: &mut Diagnostics) -> Option<File> {
+    File::parse(path, &text_of(path, found)?, found)
 }
 
-/// The key at the left margin that a line belongs to. Nothing else of the line may be shown.
-fn key_above(text: &str, line: usize) -> Option<&str> {
-    let before: Vec<&str> = text.lines().take(line).collect();
-    before.into_iter().rev().find_map(|line| {
-        let (key, _) = line.split_once(':')?;
-        let is_key = !key.is_empty()
-            && key
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        is_key.then_some(key)
-    })
+/// What a path is to name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// Parts of the shared configuration, as Synapse's `--config-path` takes them.
+    Shared,
+    /// Files of workers.
+    Workers,
 }
 
-/// Paths for a path whose last part may hold `*`; a folder stands for its `.yaml` files.
-fn expand(pattern: &Path, found: &mut Diagnostics) -> Vec<PathBuf> {
-    let name = pattern
+/// How a file was named: a folder or a pattern may hold files of another kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Itself,
+    AmongOthers,
+}
+
+/// The files of a path whose last part may hold `*`. A folder stands for its YAML files: in alphabetical order, and for
+/// the shared configuration only those that end in `.yaml` (`find_config_files` in synapse/config/_base.py).
+fn expanded(path: &Path, files: Files, found: &mut Diagnostics) -> Vec<(PathBuf, Named)> {
+    let name = path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
-    let (folder, name) = match name {
-        _ if pattern.is_dir() => (pattern.to_owned(), "*.yaml".to_owned()),
-        Some(name) if name.contains('*') => {
-            (pattern.parent().unwrap_or(Path::new(".")).to_owned(), name)
-        }
-        _ => return vec![pattern.to_owned()],
+    let (folder, pattern) = match name {
+        _ if path.is_dir() => (path.to_owned(), None),
+        Some(name) if name.contains('*') => (
+            path.parent().unwrap_or(Path::new("")).to_owned(),
+            Some(name),
+        ),
+        _ => return vec![(path.to_owned(), Named::Itself)],
     };
-    let folder = if folder.as_os_str().is_empty() {
-        PathBuf::from(".")
+    let read = if folder.as_os_str().is_empty() {
+        Path::new(".")
     } else {
-        folder
+        &folder
     };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(read)
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| values::glob(&name, &entry.file_name().to_string_lossy()))
-        .map(|entry| entry.path())
+        .map(|entry| folder.join(entry.file_name()))
+        .filter(|path| path.is_file() && fits(path, pattern.as_deref()))
         .collect();
     paths.sort();
-    if paths.is_empty() {
+    if files == Files::Shared && pattern.is_none() {
+        paths.retain(|path| is_read_by_synapse(path, found));
+    }
+    if paths.is_empty() && files == Files::Workers {
         found.push(
-            Diagnostic::error(format!("no file is like {}", pattern.display()))
+            Diagnostic::error(format!("no file is like {}", path.display()))
                 .key("synapse.workers")
                 .fix("name a folder of worker files, a file, or a pattern such as workers/*.yaml"),
         );
+    } else if paths.is_empty() && pattern.is_some() {
+        found.push(
+            Diagnostic::error(format!("no file is like {}", path.display()))
+                .key("synapse.homeserver")
+                .fix("name homeserver.yaml, a folder such as conf.d, or a pattern such as conf.d/*.yaml"),
+        );
     }
     paths
+        .into_iter()
+        .map(|path| (path, Named::AmongOthers))
+        .collect()
 }
 
-fn upload_size(part: &Part, size: &Spanned<NumberOrText>, found: &mut Diagnostics) -> Option<u64> {
-    let bytes = match &size.value {
-        NumberOrText::Number(bytes) => Some(*bytes),
-        NumberOrText::Text(text) => values::size(text),
-    };
+fn fits(path: &Path, pattern: Option<&str>) -> bool {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy())
+        .unwrap_or_default();
+    match pattern {
+        Some(pattern) => values::glob(pattern, &name),
+        None => {
+            !name.starts_with('.')
+                && path
+                    .extension()
+                    .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        }
+    }
+}
+
+/// In a folder, Synapse reads `.yaml` and nothing else.
+fn is_read_by_synapse(path: &Path, found: &mut Diagnostics) -> bool {
+    let read = path
+        .extension()
+        .is_some_and(|extension| extension == "yaml");
+    if !read {
+        found.push(
+            Diagnostic::warning("in a folder, Synapse reads only files that end in .yaml, so this one has no effect")
+                .at(&Place::file(path))
+                .fix("rename it to end in .yaml if Synapse shall read it"),
+        );
+    }
+    read
+}
+
+fn upload_size(at: &At<'_>, found: &mut Diagnostics) -> Option<u64> {
+    let text = at.scalar(found)?;
+    let bytes = values::size(&text);
     if bytes.is_none() {
         found.push(
-            Diagnostic::error("not a size")
-                .at(&place(part, size))
-                .key("max_upload_size")
-                .fix("write it as 50M"),
+            at.statement()
+                .on(Diagnostic::error("not a size").fix("write it as 50M")),
         );
     }
     bytes
 }
 
-fn place<T>(part: &Part, value: &Spanned<T>) -> Place {
-    Place::line(
-        &part.path,
-        value.defined.line() as usize,
-        value.defined.column() as usize,
-    )
-}
-
-/// `instance_map`, whose hosts are where workers reach each other, so nginx mostly can too.
-fn instances(shared: &[Part]) -> BTreeMap<String, String> {
-    last(shared, |yaml| yaml.instance_map.as_ref())
-        .map(|(_, map)| {
-            map.iter()
-                .filter_map(|(name, instance)| {
-                    Some((name.clone(), instance.as_ref()?.host.clone()?))
-                })
-                .collect()
-        })
-        .unwrap_or_default()
-}
-
-fn main_process(
-    shared: &[Part],
-    instances: &BTreeMap<String, String>,
-    options: &Options,
-    found: &mut Diagnostics,
-) -> Option<Process> {
-    let (part, listeners) = last(shared, |yaml| yaml.listeners.as_ref())?;
-    let host = host_of("main", instances, options);
-    let process = process(
-        "main",
-        BTreeSet::new(),
-        part,
-        "listeners",
+fn main_process(files: &[File], shared: &Shared, found: &mut Diagnostics) -> Option<ProcessFacts> {
+    let at = shared::last(files, "listeners")?;
+    let has_repository = shared.media_repository.as_ref().is_none_or(|r| r.value);
+    let (listeners, broken) = listeners::read(Some(&at), Of::Main, has_repository, found);
+    Some(ProcessFacts {
+        name: "main".into(),
+        at: at.statement(),
+        application: Application::Main,
+        media_repository: None,
         listeners,
-        &host,
-        found,
-    );
-    if process.client.is_none() {
-        found.push(
-            Diagnostic::error("no listener of the main process serves the client API without TLS")
-                .at(&Place::file(&part.path))
-                .key("listeners")
-                .fix("add a listener of type http, with `tls: false`, `x_forwarded: true` and the resources client and federation"),
-        );
-        return None;
-    }
-    Some(process)
+        listeners_at: at.statement(),
+        broken,
+        replicas: 1,
+        weight: 1,
+    })
 }
 
 fn worker(
-    part: &Part,
-    duties: &Duties,
-    instances: &BTreeMap<String, String>,
-    options: &Options,
+    file: &File,
+    named: Named,
+    shared: &Shared,
     found: &mut Diagnostics,
-) -> Option<Process> {
-    let (app, application) = application(part, found)?;
-    let name = part.yaml.worker_name.as_ref().unwrap_or(app).value.clone();
+) -> Option<ProcessFacts> {
+    let app_at = application_of(file, named, found)?;
+    let app = app_at.text(found)?;
+    let application = match APPLICATIONS.iter().find(|(name, _)| *name == app) {
+        Some((_, App::Generic)) => Application::Generic,
+        Some((_, App::Former(role))) => Application::Former(*role),
+        Some((_, App::Main)) => {
+            let diagnostic = of_main(named);
+            found.push(app_at.statement().on(diagnostic));
+            return None;
+        }
+        None => {
+            let near = nearest(app, APPLICATIONS.iter().map(|(name, _)| *name));
+            let near = near.unwrap_or("synapse.app.generic_worker");
+            found.push(
+                app_at.statement().on(Diagnostic::error(format!(
+                    "no such worker application: {app}"
+                ))
+                .fix(format!("write {near}"))),
+            );
+            return None;
+        }
+    };
+    let name_at = file.get("worker_name").unwrap_or_else(|| app_at.clone());
+    let name = name_at.scalar(found)?;
     if !values::is_one_word(&name) {
         found.push(
-            Diagnostic::error("a worker's name must be one word")
-                .at(&Place::file(&part.path))
-                .key("worker_name")
-                .fix("write it with letters, digits, - and _"),
+            name_at
+                .statement()
+                .on(Diagnostic::error("a worker's name must be one word")
+                    .fix("write it with letters, digits, - and _")),
         );
         return None;
     }
-    let listeners = part.yaml.worker_listeners.as_deref().unwrap_or_default();
-    let host = host_of(&name, instances, options);
-    let mut process = process(
-        &name,
-        BTreeSet::new(),
-        part,
-        "worker_listeners",
+    if let Some(writers) = file.get("stream_writers") {
+        found.push(writers.statement().on(Diagnostic::warning(format!(
+            "only {name} sees these stream_writers: all other processes, and this program, go by the shared files"
+        ))
+        .fix("move them into the shared configuration")));
+    }
+    let own = file
+        .get("enable_media_repo")
+        .and_then(|at| at.boolean(found));
+    let said = own.or(shared.media_repository.as_ref().map(|r| r.value));
+    let has_repository = app == MEDIA || said.unwrap_or(true);
+    let listeners_at = file.get("worker_listeners");
+    let (listeners, broken) =
+        listeners::read(listeners_at.as_ref(), Of::Worker, has_repository, found);
+    Some(ProcessFacts {
+        at: name_at.statement(),
+        application,
+        media_repository: own,
         listeners,
-        &host,
-        found,
-    );
-    let mut own = duties.of.get(&name).cloned().unwrap_or_default();
-    // Synapse's way to give the repository to a generic worker: off for all, on in that worker's file.
-    let enabled = part.yaml.enable_media_repo.as_ref();
-    if enabled.is_some_and(|enabled| enabled.value) && process.media.is_some() {
-        own.insert(Role::Media);
-    }
-    process.roles = roles(&process, application, own, options);
-    let needs = process
-        .roles
-        .iter()
-        .find(|role| !matches!(role, Role::Nothing(_)));
-    let lacks_listener = needs
-        .filter(|_| process.address(Resource::Client).is_none())
-        .map(|role| role.name());
-    if let Some(role) = lacks_listener {
-        found.push(
-            Diagnostic::error(format!(
-                "the worker {name} shall serve {role}, but no request can reach it"
-            ))
-            .at(&Place::file(&part.path))
-            .key("worker_listeners")
-            .fix("add a listener of type http with the resource client"),
-        );
-        return None;
-    }
-    Some(process)
+        listeners_at: listeners_at.map_or_else(
+            || Statement {
+                place: Some(Place::file(&file.path)),
+                key: "worker_listeners".into(),
+            },
+            |at| at.statement(),
+        ),
+        broken,
+        replicas: 1,
+        weight: 1,
+        name,
+    })
 }
 
-/// What a worker file says that it runs, with what that was for before there were generic workers.
-fn application<'a>(
-    part: &'a Part,
-    found: &mut Diagnostics,
-) -> Option<(&'a Spanned<String>, Option<Role>)> {
-    let Some(app) = &part.yaml.worker_app else {
-        found.push(
+/// The `worker_app` of a file; or that it has none.
+fn application_of<'a>(file: &'a File, named: Named, found: &mut Diagnostics) -> Option<At<'a>> {
+    let app = file.get("worker_app");
+    if app.is_none() {
+        let place = Place::file(&file.path);
+        found.push(if named == Named::AmongOthers {
+            Diagnostic::warning("passed over: this is no worker file, it has no worker_app").at(&place)
+        } else {
             Diagnostic::error("this is no worker file: it has no worker_app")
-                .at(&Place::file(&part.path))
+                .at(&place)
                 .key("worker_app")
-                .fix("add worker_app: synapse.app.generic_worker, or name this file under homeserver instead"),
-        );
-        return None;
-    };
-    if app.value == "synapse.app.homeserver" {
-        found.push(
-            Diagnostic::error("this is a file of the main process, not of a worker")
-                .at(&place(part, app))
-                .key("worker_app")
-                .fix("name it under [synapse] homeserver, or with --homeserver"),
-        );
-        return None;
+                .fix("name the file that the worker is started with; what all processes share belongs under homeserver")
+        });
     }
-    let Some((_, role)) = APPLICATIONS.iter().find(|(name, _)| *name == app.value) else {
-        let near = nearest(&app.value, APPLICATIONS.iter().map(|(name, _)| *name));
-        found.push(
-            Diagnostic::error(format!("no such worker application: {}", app.value))
-                .at(&place(part, app))
-                .key("worker_app")
-                .fix(format!(
-                    "write {}",
-                    near.unwrap_or("synapse.app.generic_worker")
-                )),
-        );
-        return None;
-    };
-    Some((app, *role))
+    app
 }
 
-/// What a worker serves: what the deployment file says, or its duties, or its application, or what its listeners allow.
-fn roles(
-    process: &Process,
-    application: Option<Role>,
-    own: BTreeSet<Role>,
-    options: &Options,
-) -> BTreeSet<Role> {
-    // The narrowest pattern counts, as an operator reads it: the name itself, else the one that says most.
-    let fitting = options
-        .roles
-        .iter()
-        .filter(|(pattern, _)| values::glob(pattern, &process.name));
-    if let Some((_, roles)) =
-        fitting.max_by_key(|(pattern, _)| (!pattern.contains('*'), pattern.len()))
-    {
-        return roles.clone();
+fn of_main(named: Named) -> Diagnostic {
+    match named {
+        Named::AmongOthers => {
+            Diagnostic::warning("passed over: this is a file of the main process, not of a worker")
+        }
+        Named::Itself => Diagnostic::error("this is a file of the main process, not of a worker")
+            .fix("name it under [synapse] homeserver, or with --homeserver"),
     }
-    if !own.is_empty() {
-        return own;
-    }
-    if let Some(role) = application {
-        return BTreeSet::from([role]);
-    }
-    Role::GENERIC
-        .into_iter()
-        .filter(|role| match role.resource() {
-            Resource::Client => process.client.is_some(),
-            Resource::Federation => process.federation.is_some(),
-            Resource::Media => process.media.is_some(),
-        })
-        .collect()
 }

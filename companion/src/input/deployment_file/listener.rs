@@ -142,6 +142,15 @@ impl Reader<'_> {
         host.get_ref().clone()
     }
 
+    /// A host in which `{name}` stands for the process's name.
+    pub(super) fn host_pattern(&mut self, host: &Spanned<String>) -> String {
+        let pattern = host.get_ref();
+        if pattern.contains("{name}") && values::is_host(&pattern.replace("{name}", "x")) {
+            return pattern.clone();
+        }
+        self.host(host)
+    }
+
     /// Another port of the same host needs a host that has ports.
     pub(super) fn no_port_beside(&mut self, client: &Address, port: Option<&Spanned<u16>>) {
         if let (Address::Unix(_) | Address::Srv { .. }, Some(port)) = (client, port) {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Reader;
 use crate::diagnostic::{Diagnostic, Place, nearest};
+use crate::input::facts::Statement;
 
 /// A message that is complete but for its fix.
 pub struct Unfixed<'r, 'a> {
@@ -38,10 +39,14 @@ impl<'a> Reader<'a> {
     }
 
     fn place(&self, diagnostic: Diagnostic, span: &Range<usize>) -> Diagnostic {
-        let diagnostic = diagnostic.at(&Place::in_text(self.path, self.text, span.clone()));
-        match key_at(self.text, span.start) {
-            Some(key) => diagnostic.key(key),
-            None => diagnostic,
+        self.statement(span).on(diagnostic)
+    }
+
+    /// Where a fact is stated.
+    pub fn statement(&self, span: &Range<usize>) -> Statement {
+        Statement {
+            place: Some(Place::in_text(self.path, self.text, span.clone())),
+            key: key_at(self.text, span.start).unwrap_or_default(),
         }
     }
 
