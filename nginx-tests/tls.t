@@ -58,14 +58,14 @@ my $homeservers = join '', map { <<"." } sort keys %port;
         ssl_certificate_key $pki/$_.key;
         location / {
             proxy_set_header X-Sni "\$ssl_server_name \$ssl_protocol \$host";
+            proxy_set_header X-Tls "connection=\$connection resumed=\$ssl_session_reused";
             proxy_pass http://\$TEST_NGINX_WHOAMI;
         }
+        location /tls { add_header X-Tls "connection=\$connection resumed=\$ssl_session_reused"; return 200 ok; }
     }
-    # A group for each way of verifying: nginx keeps TLS sessions with the servers of a group, and a session that is
-    # resumed was verified when it began.
-    upstream $_.example { server 127.0.0.1:$port{$_} max_fails=0; }
-    upstream $_.unverified { server 127.0.0.1:$port{$_} max_fails=0; }
-    upstream $_.untrusted { server 127.0.0.1:$port{$_} max_fails=0; }
+    # One group, with nginx's default of max_fails, for all ways of verifying and for proxy_pass.
+    upstream $_.example { server 127.0.0.1:$port{$_}; }
+    upstream $_.kept { server 127.0.0.1:$port{$_}; keepalive 8; }
 .
 my $locations = join '', map { <<"." } sort keys %port;
         location = /$_ {
@@ -75,16 +75,24 @@ my $locations = join '', map { <<"." } sort keys %port;
             proxy_pass http://sync_workers;
         }
         location = /$_/unverified {
-            matrix_user_hash https://$_.unverified;
+            matrix_user_hash https://$_.example;
             matrix_user_hash_ssl_verify off;
             proxy_pass http://sync_workers;
         }
         location = /$_/untrusted {
-            matrix_user_hash https://$_.untrusted;
+            matrix_user_hash https://$_.example;
             matrix_user_hash_ssl_name matrix.example.org;
             matrix_user_hash_ssl_trusted_certificate $pki/self.pem;
             proxy_pass http://sync_workers;
         }
+        location = /$_/kept {
+            matrix_user_hash https://$_.kept;
+            matrix_user_hash_ssl_name matrix.example.org;
+            matrix_user_hash_ssl_trusted_certificate $pki/ca.pem;
+            proxy_pass http://sync_workers;
+        }
+        location = /$_/proxied { proxy_ssl_server_name on; proxy_pass https://$_.example/tls; }
+        location = /$_/kept/proxied { proxy_http_version 1.1; proxy_set_header Connection ""; proxy_pass https://$_.kept/tls; }
 .
 my $nginx = MatrixUserHash::Instance->start(http => $homeservers . <<"..", server => $locations . <<"...");
     upstream nameless { server 127.0.0.1:$port{good}; }
@@ -130,7 +138,32 @@ is(outcome('/tls12'), '200 MISS alice asked 1', 'matrix_user_hash_ssl_protocols 
 like(seen(), qr/TLSv1\.2/, '… are kept to');
 is(outcome('/plain'), '200 ERROR token asked 0', 'http:// to a TLS port is an error');
 is(outcome('/kept'), '200 MISS alice asked 1', 'a group with keepalive') for 1 .. 3;
-like($nginx->error_log, qr/certificate/, 'the log says that certificates were the reason');
+
+# The group belongs to others as well: what they do with it does not reach lookups, and the other way round.
+sub proxied { my $got = get($port, "$_[0]/proxied"); return $got->{status} . ' ' . ($got->{headers}{'x-tls'} // '') }
+sub tls_of { my ($record) = reverse whoami_log(); return $record->{raw} =~ /^X-Tls: (.*?)\r$/m ? $1 : '' }
+sub connection_of { return $_[0] =~ /connection=(\d+)/ ? $1 : die "no connection: $_[0]" }
+
+is((proxied("/$_"))[0] =~ /^(\d+)/ && $1, 200, "requests are proxied to a server whose certificate lookups refused: $_") for qw(wrong expired self);
+for (1 .. 3) {
+    proxied('/good');
+    like(outcome('/good'), qr/MISS alice/, "a lookup after a request that was proxied without verifying ($_)");
+}
+like(tls_of(), qr/resumed=r/, '… and it resumed a session: one of a lookup');
+is(outcome('/self'), '200 ERROR token asked 0', 'a lookup does not resume a session of a proxied request');
+proxied('/self/kept');
+is(outcome('/self/kept'), '200 ERROR token asked 0', '… nor sends a token over a connection that a proxied request left open');
+outcome('/good/kept');
+my @connections = map { outcome('/good/kept'); connection_of(tls_of()) } 1 .. 3;
+is("@connections", join(' ', ($connections[0]) x 3), 'lookups use the connection that a lookup left open');
+my $other = connection_of(proxied('/good/kept'));
+isnt($other, $connections[0], '… and a proxied request has another one');
+is(connection_of(proxied('/good/kept')), $other, '… which the group keeps for proxied requests');
+outcome('/good/kept');
+is(connection_of(tls_of()), $connections[0], '… and lookups go on with theirs');
+
+my $log = $nginx->error_log;
+like($log, qr/matrix_user_hash: lookup at "\S+" failed: its certificate /, 'the log says what is wrong with a certificate');
 
 {
     my $check = MatrixUserHash::Instance->new(bare => 1, http => <<".");

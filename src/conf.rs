@@ -396,8 +396,17 @@ impl LocationConf {
         self.own_upstream.next_upstream |= upstream::INVALID_HEADER;
         // The server group stands in a shell of ours, which decides what counts as a failure of its peers.
         self.own_upstream.upstream =
-            crate::lookup::peer::shell(cf, target.server).ok_or(Invalid)?;
+            crate::lookup::peer::shell(cf, target.server, self.keeps_connections())
+                .ok_or(Invalid)?;
         Ok(())
+    }
+
+    /// Whether a connection of one lookup may serve another: not where the name that a certificate must have may differ.
+    fn keeps_connections(&self) -> bool {
+        #[cfg(ngx_feature = "http_ssl")]
+        return !self.ssl.name_varies();
+        #[cfg(not(ngx_feature = "http_ssl"))]
+        true
     }
 
     /// How long a request may be held, in milliseconds.

@@ -14,6 +14,7 @@
 use core::ffi::c_void;
 use core::mem;
 use core::ptr::{self, NonNull};
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use matrix_user_hash_core::shm::breaker::Admit;
@@ -40,8 +41,11 @@ use crate::worker;
 use crate::zone::now;
 
 mod detached;
+mod kept;
 pub mod peer;
 mod question;
+#[cfg(ngx_feature = "http_ssl")]
+mod sessions;
 mod upstream;
 
 /// A homeserver that did not answer within that time has failed; one that had less, because the request had not more left
@@ -109,8 +113,11 @@ struct Lookup {
     deadline: Option<Alarm>,
     /// Frees the lookup in the next turn, when no frame of nginx uses its connection any more.
     retirement: Option<Alarm>,
-    /// What the upstream's balancer does when a peer is done with; see [`peer`].
-    free_peer: peer::Free,
+    /// What stands between the upstream and the balancer; see [`peer`].
+    peer: peer::Peer,
+    /// Why TLS with the last server came to nothing.
+    #[cfg(ngx_feature = "http_ssl")]
+    tls_error: Option<sessions::TlsError>,
     /// What nginx reads a response with, and what it receives with, while [`upstream`] reads one to its end.
     nginx_reads: ngx_http_upstream_handler_pt,
     recv: ngx_recv_pt,
@@ -155,7 +162,9 @@ impl Lookup {
                 report: None,
                 deadline: None,
                 retirement: None,
-                free_peer: None,
+                peer: peer::Peer::NONE,
+                #[cfg(ngx_feature = "http_ssl")]
+                tls_error: None,
                 nginx_reads: None,
                 recv: None,
                 overdue: false,
@@ -275,10 +284,53 @@ impl Lookup {
             }
             let report = (*lookup).report.unwrap_or(Report::Failed(otherwise));
             if let Report::Failed(kind) = report {
-                complain(&order, kind);
+                Self::complain(lookup, &order, kind);
             }
             worker::landed(order, &report);
         }
+    }
+
+    /// Says that a lookup failed, once per kind and minute over all workers.
+    ///
+    /// # Safety
+    ///
+    /// `lookup` lives.
+    unsafe fn complain(lookup: *const Self, order: &Order, kind: FailureKind) {
+        let due = order
+            .site
+            .zone
+            .with_local(|local| local.is_due(Notice::Failure(kind)))
+            .unwrap_or(false);
+        let Pass::On(target) = order.site.conf.pass else {
+            return;
+        };
+        if due {
+            // SAFETY: the caller's.
+            let reason = unsafe { Self::reason(lookup, kind) };
+            log::error!(
+                log::cycle_log(),
+                "matrix_user_hash: lookup at \"{}\" failed: {reason}; requests go on by the fallback (said once a minute)",
+                String::from_utf8_lossy(&target.host),
+            );
+        }
+    }
+
+    /// Why a lookup failed, in an operator's words.
+    ///
+    /// # Safety
+    ///
+    /// `lookup` lives.
+    unsafe fn reason(lookup: *const Self, kind: FailureKind) -> Cow<'static, str> {
+        #[cfg(ngx_feature = "http_ssl")]
+        if matches!(kind, FailureKind::Connect | FailureKind::Timeout) {
+            // SAFETY: the caller's.
+            if let Some(error) = unsafe { (*lookup).tls_error } {
+                return error.to_string().into();
+            }
+        }
+        #[cfg(not(ngx_feature = "http_ssl"))]
+        let _ = lookup;
+        question::explain(kind).into()
     }
 
     /// What a complete response says.
@@ -286,26 +338,6 @@ impl Lookup {
         #[cfg(feature = "faults")]
         crate::fault::at(crate::fault::Place::Answer, self.agent.as_deref());
         question::judge(response, self.asked.as_deref())
-    }
-}
-
-/// Says that a lookup failed, once per kind and minute over all workers.
-fn complain(order: &Order, kind: FailureKind) {
-    let due = order
-        .site
-        .zone
-        .with_local(|local| local.is_due(Notice::Failure(kind)))
-        .unwrap_or(false);
-    if due {
-        let Pass::On(target) = order.site.conf.pass else {
-            return;
-        };
-        log::error!(
-            log::cycle_log(),
-            "matrix_user_hash: lookup at \"{}\" failed: {}; requests go on by the fallback (said once a minute)",
-            String::from_utf8_lossy(&target.host),
-            question::explain(kind)
-        );
     }
 }
 

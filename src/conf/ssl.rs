@@ -115,6 +115,12 @@ impl Settings {
             && self.name == UNSET_NAME
     }
 
+    /// Whether the name that a certificate must have depends on the request.
+    pub fn name_varies(&self) -> bool {
+        // SAFETY: nginx keeps a value that a directive gave in the cycle's pool; without variables it has no lengths.
+        unsafe { self.name.as_ref() }.is_some_and(|name| !name.lengths.is_null())
+    }
+
     /// Takes what is not set from the enclosing block, or by default.
     pub fn inherit(&mut self, outer: &Self) {
         slot::inherit(&mut self.verify, outer.verify, UNSET, 1);

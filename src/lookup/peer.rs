@@ -1,56 +1,189 @@
-//! What counts as a failure of a whoami server.
+//! Between a lookup and the operator's group: what a lookup may do to it, and what it may take from it.
 //!
-//! nginx takes a server out of its group after `max_fails` failures, and takes every unusable answer for one. But some
-//! of those a client can bring about with a token of its choice: 400, 403, 500 and 503 answers, and connections closed
-//! without a byte. If they counted, a client could take the homeserver out. What counts is what no client can cause:
-//! no connection, and no answer in time.
+//! The same group may serve `proxy_pass`. So a lookup must not take a server out of it by anything that a client can bring
+//! about with a token, and must not share anything with other requests that was made under other rules:
 //!
-//! To decide that, we stand between the upstream and the balancer of the operator's group: each set of directives gets
-//! a [`Shell`], a copy of the group's structure with an `init` of ours, which lets the group's own set the peer up and
-//! then takes the place of its `free`.
+//! - **Failures.** nginx takes a server out of its group after `max_fails` failures, and takes every unusable answer and
+//!   every timeout for one. A lookup reports only a server that could not be connected to. Once a connection stands, all
+//!   that happens on it depends on the token or on our own settings for TLS. What a lookup learns about a server that
+//!   hangs is kept here, in the worker, and only lookups avoid the server ([`Shell::avoided`]).
+//! - **Kept connections** ([`kept`]) and **TLS sessions** ([`sessions`]) of lookups are their own.
+//!
+//! To do that, we stand between the upstream and the balancer of the group: each set of directives gets a [`Shell`], a copy
+//! of the group's structure with an `init` of ours, which lets the group's own set the peer up and then takes the places of
+//! its `get` and `free`.
 
+use core::cell::RefCell;
 use core::ffi::c_void;
 use core::mem::offset_of;
 use core::ptr;
 
+use matrix_user_hash_core::time::Millis;
 use nginx_sys::{
     NGX_PEER_FAILED, ngx_conf_t, ngx_http_request_t, ngx_http_upstream_srv_conf_t,
-    ngx_http_upstream_t, ngx_int_t, ngx_peer_connection_t, ngx_uint_t,
+    ngx_http_upstream_t, ngx_int_t, ngx_peer_connection_t, ngx_uint_t, sockaddr,
 };
 use ngx::core::Status;
 
 use super::Lookup;
+use super::kept::{self, Kept};
+#[cfg(ngx_feature = "http_ssl")]
+use super::sessions::Sessions;
+use crate::conf::pool;
 use crate::ngx::guard;
+use crate::zone::now;
 
 const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;
+const OK: ngx_int_t = Status::NGX_OK.0;
+const DONE: ngx_int_t = Status::NGX_DONE.0;
 
+/// How long lookups avoid a server that hung, in milliseconds, if another one is left: as nginx's `fail_timeout`.
+const AVOIDED_FOR: u64 = 10_000;
+
+/// How many servers are avoided at most; the oldest is forgotten.
+const AVOIDED_MAX: usize = 16;
+
+/// `ngx_event_get_peer_pt`.
+type Get = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void) -> ngx_int_t>;
 /// `ngx_event_free_peer_pt`.
-pub type Free = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void, ngx_uint_t)>;
+type Free = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void, ngx_uint_t)>;
 
-/// A group's structure with our `init`, and the group.
+/// A group's structure with our `init`, the group, and what this worker's lookups keep beside it.
 #[repr(C)]
-struct Shell {
+pub struct Shell {
     shown: ngx_http_upstream_srv_conf_t,
     group: *mut ngx_http_upstream_srv_conf_t,
+    /// Connections that lookups left open.
+    kept: Kept,
+    /// TLS sessions of lookups.
+    #[cfg(ngx_feature = "http_ssl")]
+    sessions: Sessions,
+    /// Servers that hung, and until when lookups avoid them.
+    avoided: RefCell<Vec<(Address, Millis)>>,
 }
 
-/// A shell around `group`; nothing without memory. For when every group has been initialised.
+/// What a lookup has of its peer.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    shell: *const Shell,
+    get: Get,
+    free: Free,
+}
+
+impl Peer {
+    /// No peer was set up yet.
+    pub const NONE: Self = Self {
+        shell: ptr::null(),
+        get: None,
+        free: None,
+    };
+}
+
+/// The address of a server, to compare it with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    len: usize,
+    bytes: [u8; size_of::<libc::sockaddr_storage>()],
+}
+
+impl Address {
+    /// A copy of an address.
+    ///
+    /// # Safety
+    ///
+    /// `address` is NULL or has `len` bytes.
+    unsafe fn new(address: *const sockaddr, len: u32) -> Self {
+        let mut bytes = [0; size_of::<libc::sockaddr_storage>()];
+        let len = if address.is_null() {
+            0
+        } else {
+            bytes.len().min(len as usize)
+        };
+        // SAFETY: the caller's; both have `len` bytes.
+        unsafe { ptr::copy_nonoverlapping(address.cast(), bytes.as_mut_ptr(), len) };
+        Self { len, bytes }
+    }
+
+    /// That of the server that a peer stands for.
+    ///
+    /// # Safety
+    ///
+    /// The peer is live.
+    pub unsafe fn of(peer: *const ngx_peer_connection_t) -> Self {
+        // SAFETY: the caller's; the balancer sets both together.
+        unsafe { Self::new((*peer).sockaddr, (*peer).socklen) }
+    }
+}
+
+/// A shell around `group`; `None` without memory. For when every group has been initialised. `keeps`: whether connections
+/// of its lookups may be used again.
 pub fn shell(
     cf: &mut ngx_conf_t,
     group: *mut ngx_http_upstream_srv_conf_t,
+    keeps: bool,
 ) -> Option<*mut ngx_http_upstream_srv_conf_t> {
+    let kept = Kept::beside(cf, group, keeps);
     // SAFETY: the group and the shell live in the configuration's pool. The copy is never changed but for `init`; what
     // nginx changes in the group later (its peers move to shared memory) is only read by the group's own `init`.
     unsafe {
-        let shell = nginx_sys::ngx_palloc(cf.pool, size_of::<Shell>()).cast::<Shell>();
-        if shell.is_null() {
-            return None;
-        }
-        ptr::write(&raw mut (*shell).shown, ptr::read(group));
-        (*shell).shown.peer.init = Some(init);
-        (*shell).group = group;
-        Some(&raw mut (*shell).shown)
+        let mut shown = ptr::read(group);
+        shown.peer.init = Some(init);
+        let shell = Shell {
+            shown,
+            group,
+            kept,
+            #[cfg(ngx_feature = "http_ssl")]
+            sessions: Sessions::default(),
+            avoided: RefCell::default(),
+        };
+        let shell = pool::adopt(cf.pool, shell)?;
+        Some(&raw mut shell.shown)
     }
+}
+
+impl Shell {
+    /// Whether lookups should take another server, if there is one.
+    fn avoids(&self, server: &Address) -> bool {
+        let now = now();
+        let mut avoided = self.avoided.borrow_mut();
+        avoided.retain(|(_, until)| until.since(now) > 0);
+        avoided.iter().any(|(address, _)| address == server)
+    }
+
+    /// A server hung, or did not.
+    fn note(&self, server: Address, hung: bool) {
+        let mut avoided = self.avoided.borrow_mut();
+        avoided.retain(|(address, _)| *address != server);
+        if !hung {
+            return;
+        }
+        if avoided.len() == AVOIDED_MAX {
+            avoided.remove(0);
+        }
+        if avoided.try_reserve(1).is_ok() {
+            avoided.push((server, now().plus(AVOIDED_FOR)));
+        }
+    }
+}
+
+/// The upstream of a peer.
+///
+/// # Safety
+///
+/// `peer` is that of an upstream.
+unsafe fn upstream_of(peer: *mut ngx_peer_connection_t) -> *mut ngx_http_upstream_t {
+    // SAFETY: the caller's.
+    unsafe { peer.byte_sub(offset_of!(ngx_http_upstream_t, peer)).cast() }
+}
+
+/// The lookup of a peer that [`init`] set up.
+///
+/// # Safety
+///
+/// `peer` is that of a live lookup's upstream, whose `input_filter_ctx` is the lookup.
+unsafe fn lookup_of(peer: *mut ngx_peer_connection_t) -> *mut Lookup {
+    // SAFETY: the caller's.
+    unsafe { (*upstream_of(peer)).input_filter_ctx.cast() }
 }
 
 /// Sets a peer up for a lookup's upstream.
@@ -61,55 +194,152 @@ unsafe extern "C" fn init(
     guard::guard(Status::NGX_ERROR.0, || {
         // SAFETY: nginx calls with the live subrequest of a lookup and the group that its configuration names: a shell.
         unsafe {
-            let group = (*shown.cast::<Shell>()).group;
+            let shell = shown.cast_const().cast::<Shell>();
+            let group = (*shell).group;
             let Some(init) = (*group).peer.init else {
                 return Status::NGX_ERROR.0;
             };
             let set_up = init(child, group);
-            if set_up == Status::NGX_OK.0 {
+            if set_up == OK {
                 let peer = &mut (*(*child).upstream).peer;
-                (*Lookup::of(child)).free_peer = peer.free;
-                peer.free = Some(free);
+                let (get, free) = (peer.get, peer.free);
+                (*Lookup::of(child)).peer = Peer { shell, get, free };
+                peer.get = Some(self::get);
+                peer.free = Some(self::free);
+                #[cfg(ngx_feature = "http_ssl")]
+                {
+                    peer.set_session = Some(set_session);
+                    peer.save_session = Some(save_session);
+                }
             }
             set_up
         }
     })
 }
 
-/// A peer is done with: passes that on, as a failure only if it counts as one.
+/// Chooses a server, and a connection of ours to it if one was kept (`ngx_http_upstream_get_keepalive_peer`).
+unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+    guard::guard(Status::NGX_ERROR.0, || {
+        // SAFETY: the peer is that of a live lookup, set up by `init`; the shell lives as long as the configuration.
+        let (of, shell) = unsafe {
+            let of = (*lookup_of(peer)).peer;
+            (of, &*of.shell)
+        };
+        let Some(get) = of.get else {
+            return Status::NGX_ERROR.0;
+        };
+        loop {
+            // SAFETY: the group's own function, with its own data.
+            let got = shell.kept.hidden(|| unsafe { get(peer, data) });
+            if got == DONE {
+                // SAFETY: the balancer gave a connection that was kept.
+                unsafe { kept::refuse(&mut *peer) };
+            } else if got != OK {
+                return got;
+            }
+            // SAFETY: the balancer chose a server; it is given back as one that nothing is known of.
+            unsafe {
+                let server = Address::of(peer);
+                let free = of.free.filter(|_| (*peer).tries > 1);
+                match free.filter(|_| shell.avoids(&server)) {
+                    Some(free) => free(peer, data, 0),
+                    None if shell.kept.take(&mut *peer, &server) => return DONE,
+                    None => return OK,
+                }
+            }
+        }
+    })
+}
+
+/// A peer is done with: keeps its connection if it may be used again, and passes on whether it failed.
 unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, data: *mut c_void, state: ngx_uint_t) {
     guard::guard((), || {
-        // SAFETY: the peer is a field of the upstream of a live lookup, whose `input_filter_ctx` is the lookup.
+        // SAFETY: the peer is that of a live lookup, set up by `init`; the shell lives as long as the configuration.
         unsafe {
-            let upstream = peer
-                .byte_sub(offset_of!(ngx_http_upstream_t, peer))
-                .cast::<ngx_http_upstream_t>();
-            let lookup = (*upstream).input_filter_ctx.cast::<Lookup>();
-            let state = if (*lookup).overdue {
-                // For nginx it was closed before anything went wrong.
-                state | FAILED
-            } else if counts(&*upstream) {
-                state
-            } else {
-                state & !FAILED
+            let (upstream, lookup) = (upstream_of(peer), lookup_of(peer));
+            let of = (*lookup).peer;
+            let shell = &*of.shell;
+            // A lookup that was given up is, for nginx, one whose connection was closed before anything went wrong.
+            let failed = state & FAILED != 0 || (*lookup).overdue;
+            let server = Address::of(peer);
+            if !failed || hung(lookup, &*peer) {
+                shell.note(server, failed);
+            }
+            #[cfg(ngx_feature = "http_ssl")]
+            if failed && (*upstream).request_sent() == 0 {
+                (*lookup).tls_error = super::sessions::error_of(&*upstream);
+                shell.sessions.forget(&server);
+            }
+            if !failed {
+                shell.kept.keep(&mut *upstream, server);
+            }
+            // The group keeps no connection of ours.
+            (*upstream).set_keepalive(0);
+            let state = match failed && !was_connected(&*upstream) {
+                true => state | FAILED,
+                false => state & !FAILED,
             };
-            if let Some(free) = (*lookup).free_peer {
+            if let Some(free) = of.free {
                 free(peer, data, state);
             }
         }
     });
 }
 
-/// Whether what ended is something that no client can bring about: it was not connected, or took too long.
-unsafe fn counts(upstream: &ngx_http_upstream_t) -> bool {
+/// Whether the server let the time go by after it was connected to.
+///
+/// # Safety
+///
+/// The lookup and its peer are live.
+unsafe fn hung(lookup: *const Lookup, peer: &ngx_peer_connection_t) -> bool {
     // SAFETY: a peer's connection, if there is one, has both events.
     unsafe {
-        match upstream.peer.connection.as_ref() {
-            None => true,
-            Some(_) if upstream.request_sent() == 0 => true,
-            Some(connection) => {
-                (*connection.read).timedout() != 0 || (*connection.write).timedout() != 0
-            }
-        }
+        peer.connection.as_ref().is_some_and(|connection| {
+            (*lookup).overdue
+                || (*connection.read).timedout() != 0
+                || (*connection.write).timedout() != 0
+        })
     }
+}
+
+/// Whether the server accepted the connection: the request was sent on it, or TLS began.
+fn was_connected(upstream: &ngx_http_upstream_t) -> bool {
+    // SAFETY: a peer's connection, if there is one, is live.
+    let Some(connection) = (unsafe { upstream.peer.connection.as_ref() }) else {
+        return false;
+    };
+    #[cfg(ngx_feature = "http_ssl")]
+    if !connection.ssl.is_null() {
+        return true;
+    }
+    #[cfg(not(ngx_feature = "http_ssl"))]
+    let _ = connection;
+    upstream.request_sent() != 0
+}
+
+/// Offers the server a session that a lookup had with it (`ngx_event_set_peer_session_pt`).
+#[cfg(ngx_feature = "http_ssl")]
+unsafe extern "C" fn set_session(
+    peer: *mut ngx_peer_connection_t,
+    _data: *mut c_void,
+) -> ngx_int_t {
+    guard::guard(OK, || {
+        // SAFETY: the peer is that of a live lookup, set up by `init`, with a connection that TLS begins on.
+        unsafe {
+            let sessions = &(*(*lookup_of(peer)).peer.shell).sessions;
+            sessions.offer(&Address::of(peer), (*peer).connection)
+        }
+    })
+}
+
+/// Keeps the session that the server gave (`ngx_event_save_peer_session_pt`).
+#[cfg(ngx_feature = "http_ssl")]
+unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, _data: *mut c_void) {
+    guard::guard((), || {
+        // SAFETY: the peer is that of a live lookup, set up by `init`, with a connection that has TLS.
+        unsafe {
+            let sessions = &(*(*lookup_of(peer)).peer.shell).sessions;
+            sessions.keep(Address::of(peer), (*peer).connection);
+        }
+    });
 }
