@@ -17,6 +17,7 @@ use crate::log::tally::{Counts, Measure, Person, Reason, Tally};
 use crate::log::time;
 
 pub use chance::Chance;
+pub use text::{named, number};
 
 /// All figures.
 #[derive(Debug, Serialize)]
@@ -343,9 +344,8 @@ fn evenness(tally: &Tally, group: usize, weights: &mut [Counts]) -> Option<Evenn
     }
     // The table's order is by chance; a fixed one gives the same answer to the same log.
     weights.sort_by_key(|counts| Reverse((counts.requests, counts.ms, counts.bytes)));
-    let even = |loads: Vec<u64>, of_user: fn(&Counts) -> u64| Even {
-        largest_over_mean: largest_over_mean(&loads),
-        chance: (!weights.is_empty()).then(|| Chance::of(weights.iter().map(of_user), loads.len())),
+    let even = |loads: Vec<u64>, of_user: fn(&Counts) -> u64| {
+        even_by_lot(&loads, &vec![1; loads.len()], weights.iter().map(of_user))
     };
     Some(Evenness {
         users: even(workers.iter().map(|place| place.users()).collect(), |_| 1),
@@ -360,15 +360,34 @@ fn evenness(tally: &Tally, group: usize, weights: &mut [Counts]) -> Option<Evenn
     })
 }
 
-/// 1 where there is nothing.
-pub fn largest_over_mean(loads: &[u64]) -> f64 {
-    let sum: u64 = loads.iter().sum();
-    let largest = loads.iter().max().copied().unwrap_or(0);
-    if sum == 0 {
+/// The evenness of loads of workers with weights, next to what lots give with users of the given amounts.
+pub fn even_by_lot(
+    loads: &[u64],
+    weights: &[u64],
+    users: impl Iterator<Item = u64> + Clone,
+) -> Even {
+    Even {
+        largest_over_mean: largest_for_its_weight(loads, weights),
+        chance: (users.clone().next().is_some() && loads.len() > 1)
+            .then(|| Chance::of(users, weights)),
+    }
+}
+
+/// The largest load over the mean, each next to its weight; 1 where there is nothing.
+fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
+    let (load, weight): (u64, u64) = (loads.iter().sum(), weights.iter().sum());
+    let of_one = |(load, weight): (&u64, &u64)| *load as f64 / (*weight).max(1) as f64;
+    let largest = loads.iter().zip(weights).map(of_one).fold(0.0, f64::max);
+    if load == 0 {
         1.0
     } else {
-        largest as f64 * loads.len() as f64 / sum as f64
+        largest * weight as f64 / load as f64
     }
+}
+
+/// The same for workers of the same weight.
+pub fn largest_over_mean(loads: &[u64]) -> f64 {
+    largest_for_its_weight(loads, &vec![1; loads.len()])
 }
 
 /// Amount and user, the least amount first in a heap; of equals, the larger hash.

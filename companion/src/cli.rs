@@ -1,6 +1,6 @@
 //! The command line, as types that clap reads and documents.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -85,11 +85,50 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = Measure::Requests)]
         by: Measure,
     },
+    /// Say what other workers would mean for the users of access logs
+    Simulate(Simulate),
     /// Write completions for a shell to standard output
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What is simulated.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    #[command(flatten)]
+    pub log: Log,
+    /// The workers that may come, as their `server` lines would name them: sync1:8083,sync2:8083=WEIGHT
+    #[arg(long, value_name = "LIST", required_unless_present = "deployment")]
+    pub workers: Option<String>,
+    /// A deployment file with the workers that may come, instead
+    #[arg(short, long, value_name = "FILE", conflicts_with = "workers")]
+    pub deployment: Option<PathBuf>,
+    /// The workers of today; without it they are those of the log, by their addresses
+    #[arg(long, value_name = "LIST")]
+    pub today: Option<String>,
+    /// The deployment file of today, instead
+    #[arg(long, value_name = "FILE", conflicts_with = "today")]
+    pub today_deployment: Option<PathBuf>,
+    /// Let users move over this time, each at a moment of their own
+    #[arg(long, value_name = "TIME", value_parser = time::parse_length)]
+    pub gradually: Option<u64>,
+    /// The largest over the mean that is even enough
+    #[arg(long, value_name = "RATIO", default_value_t = 1.25)]
+    pub target: f64,
+    /// The largest part of all requests that one worker may get, in percent
+    #[arg(long, value_name = "PERCENT")]
+    pub at_most: Option<f64>,
+    /// matrix_user_hash_valid
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time::parse_length)]
+    pub valid: u64,
+    /// inactive= of the zone
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time::parse_length)]
+    pub inactive: u64,
+    /// How long an access token lives; without it, as the log shows
+    #[arg(long, value_name = "TIME", value_parser = time::parse_length)]
+    pub rotation: Option<u64>,
 }
 
 /// Where the deployment is described.
@@ -118,8 +157,26 @@ pub struct Input {
     pub resolv_conf: PathBuf,
 }
 
+impl Input {
+    /// A deployment file and nothing else. No nginx is asked: what only new ones can do is no mistake in a simulation.
+    pub fn of_file(file: &Path) -> Self {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            input: Input,
+        }
+        let words = [
+            "".as_ref(),
+            "--nginx-version=1.30.0".as_ref(),
+            "--deployment".as_ref(),
+            file.as_os_str(),
+        ];
+        Alone::parse_from(words).input
+    }
+}
+
 /// Which lines of which access logs.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Log {
     /// Access logs, also compressed with gzip, in any order; - is standard input
     #[arg(required = true, value_name = "LOG")]

@@ -17,9 +17,11 @@ mod nginx;
 mod plan;
 mod render;
 mod route;
+mod simulate;
 mod table;
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -98,6 +100,14 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             let tally = tally(&log, watched, by)?;
             let report = balance::Report::new(&tally, top);
             say(&if log.json {
+                json(&report)?
+            } else {
+                report.to_string()
+            })?;
+        }
+        Command::Simulate(arguments) => {
+            let report = simulated(&arguments)?;
+            say(&if arguments.log.json {
                 json(&report)?
             } else {
                 report.to_string()
@@ -184,20 +194,103 @@ fn user_hash(text: &str) -> Result<u64, Diagnostic> {
         })
 }
 
+/// Reads the log once to see which group and workers it has, if nobody says so, and once for what is asked.
+fn simulated(arguments: &cli::Simulate) -> Result<simulate::Report, Diagnostics> {
+    let mut log = arguments.log.clone();
+    let named = arguments.today.is_some() || arguments.today_deployment.is_some();
+    let (mut group, mut logged) = (log.group.clone(), Vec::new());
+    if !named || group.is_none() {
+        if !log.logs.iter().all(|path| path.is_file()) {
+            return Err(Diagnostic::error("a pipe can be read only once, and the log has to be read to see its group and its workers")
+                .fix("name them with --group and with --today or --today-deployment, or write the log to a file")
+                .into());
+        }
+        let seen = tally(&log, None, Measure::Requests)?;
+        (group, logged) = simulate::group_of(&seen, group).ok_or_else(|| {
+            Diagnostic::error("no request of these logs has a user's hash and a worker").fix(
+                "see `Formats` in docs/companion/planning.md, and --group, --since and --until",
+            )
+        })?;
+    }
+    let group = group.unwrap_or_default();
+    let ring = |list: &Option<String>, file: &Option<PathBuf>| match (list, file) {
+        (Some(list), _) => simulate::Ring::parse(list).map_err(Diagnostics::from),
+        (None, Some(file)) => Ok(simulate::Ring::new(servers_of(file, &group)?)),
+        (None, None) => Ok(simulate::Ring::new(logged.clone())),
+    };
+    let question = simulate::Question {
+        today: ring(&arguments.today, &arguments.today_deployment)?,
+        wanted: ring(&arguments.workers, &arguments.deployment)?,
+        gradually: arguments.gradually,
+        target: arguments.target,
+        at_most: arguments.at_most.map(|percent| percent / 100.0),
+        lookups: simulate::Wanted {
+            valid: arguments.valid,
+            inactive: arguments.inactive,
+            rotation: arguments.rotation,
+        },
+    };
+    log.group = Some(group.clone());
+    let mut tally = new_tally(&log, None, Measure::Requests);
+    let mut check = simulate::Check::new(ring(&arguments.today, &arguments.today_deployment)?);
+    let mut lookups = simulate::Seen::new(&question.lookups);
+    log::read::lines(&log.logs, &mut Progress::new(log.quiet), |line| {
+        if let Some(line) = tally.add(line) {
+            check.add(&line);
+            lookups.add(&line);
+        }
+    })?;
+    Ok(simulate::Report::new(
+        &tally, &group, &check, lookups, &question,
+    ))
+}
+
+/// The servers of a group, as a deployment file's configuration would have them.
+fn servers_of(file: &Path, group: &str) -> Result<Vec<simulate::Server>, Diagnostics> {
+    let (_, plan) = planned(&Input::of_file(file))?;
+    let Some(upstream) = plan.upstream(group) else {
+        return Err(
+            Diagnostic::error(format!("{} makes no upstream {group}", file.display()))
+                .fix("name a group of the deployment with --group, such as synapse_sync")
+                .into(),
+        );
+    };
+    if upstream
+        .servers
+        .iter()
+        .any(|server| server.service.is_some())
+    {
+        return Err(Diagnostic::error(format!(
+            "the workers of {group} are a DNS service, whose names only DNS has"
+        ))
+        .fix("name them with --today and --workers, as the SRV records have them")
+        .into());
+    }
+    let server = |server: &plan::Server| simulate::Server {
+        name: server.address.clone(),
+        weight: server.weight,
+    };
+    Ok(upstream.servers.iter().map(server).collect())
+}
+
 /// Adds up the lines of logs.
 fn tally(log: &cli::Log, watched: Option<u64>, by: Measure) -> Result<Tally, Diagnostics> {
-    let mut tally = Tally::new(Options {
+    let mut tally = new_tally(log, watched, by);
+    log::read::lines(&log.logs, &mut Progress::new(log.quiet), |line| {
+        tally.add(line);
+    })?;
+    Ok(tally)
+}
+
+fn new_tally(log: &cli::Log, watched: Option<u64>, by: Measure) -> Tally {
+    Tally::new(Options {
         since: log.since,
         until: log.until,
         group: log.group.clone(),
         watched,
         exact_users: log.exact_users,
         by,
-    });
-    log::read::lines(&log.logs, &mut Progress::new(log.quiet), |line| {
-        tally.add(line);
-    })?;
-    Ok(tally)
+    })
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String, Diagnostic> {

@@ -19,19 +19,23 @@ pub struct Chance {
 }
 
 impl Chance {
-    /// Gives users of the given weights to so many workers.
-    pub fn of(weights: impl Iterator<Item = u64> + Clone, workers: usize) -> Self {
-        let users = weights.clone().count();
+    /// Gives users of the given amounts to workers of the given weights.
+    pub fn of(amounts: impl Iterator<Item = u64> + Clone, weights: &[u64]) -> Self {
+        let users = amounts.clone().count();
+        let repeated = |(worker, weight): (usize, &u64)| {
+            std::iter::repeat_n(worker, usize::try_from(*weight).unwrap_or(1))
+        };
+        let lots: Vec<usize> = weights.iter().enumerate().flat_map(repeated).collect();
         let trials = (LOTS / users.max(1)).clamp(20, TRIALS);
         let mut random = SplitMix(0x5eed);
-        let mut loads = vec![0_u64; workers];
+        let mut loads = vec![0_u64; weights.len()];
         let mut found: Vec<f64> = (0..trials)
             .map(|_| {
                 loads.fill(0);
-                for weight in weights.clone() {
-                    loads[random.below(workers)] += weight;
+                for amount in amounts.clone() {
+                    loads[lots[random.below(lots.len())]] += amount;
                 }
-                super::largest_over_mean(&loads)
+                super::largest_for_its_weight(&loads, weights)
             })
             .collect();
         found.sort_by(f64::total_cmp);
@@ -66,15 +70,21 @@ mod tests {
 
     #[test]
     fn many_equal_users_are_nearly_even_and_few_are_not() {
-        let many = Chance::of(std::iter::repeat_n(1, 100_000), 4);
+        let many = Chance::of(std::iter::repeat_n(1, 100_000), &[1; 4]);
         assert!(many.median > 1.0 && many.p95 < 1.02, "{many:?}");
-        let few = Chance::of(std::iter::repeat_n(1, 8), 4);
+        let few = Chance::of(std::iter::repeat_n(1, 8), &[1; 4]);
         assert!(few.median >= 1.5 && few.p95 <= 4.0, "{few:?}");
     }
 
     #[test]
     fn one_who_is_heavy_makes_their_worker_the_largest() {
-        let chance = Chance::of([1_000, 1, 1, 1].into_iter(), 2);
+        let chance = Chance::of([1_000, 1, 1, 1].into_iter(), &[1; 2]);
         assert!(chance.median > 1.99, "{chance:?}");
+    }
+
+    #[test]
+    fn a_worker_of_more_weight_may_have_more() {
+        let weighted = Chance::of(std::iter::repeat_n(1, 100_000), &[3, 1]);
+        assert!(weighted.median > 1.0 && weighted.p95 < 1.03, "{weighted:?}");
     }
 }

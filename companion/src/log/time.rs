@@ -63,6 +63,24 @@ pub fn parse_argument(text: &str) -> Result<i64, String> {
     })
 }
 
+/// A length of time as nginx writes it: `90`, `30s`, `5m`, `1h`, `7d`. In seconds.
+pub fn parse_length(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3_600),
+        Some(b'd') => (&text[..text.len() - 1], 86_400),
+        _ => (text, 1),
+    };
+    let length = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    length
+        .filter(|length| *length > 0)
+        .ok_or_else(|| "write it as 30s, 5m, 1h or 7d".to_owned())
+}
+
 /// Writes `2026-11-25T17:20:00Z`.
 pub fn format(seconds: i64) -> String {
     let (day, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -151,5 +169,14 @@ mod tests {
             Ok("2026-11-25T00:00:00Z".to_owned())
         );
         assert!(parse_argument("yesterday").is_err());
+        assert_eq!(
+            ["90", "30s", "5m", "1h", "7d"].map(parse_length),
+            [Ok(90), Ok(30), Ok(300), Ok(3_600), Ok(604_800)]
+        );
+        assert!(
+            ["", "0", "h", "5x"]
+                .iter()
+                .all(|text| parse_length(text).is_err())
+        );
     }
 }

@@ -84,10 +84,10 @@ def log(lines=100_000, users=2_000, days=3.0, form="text", seed=1, workers=4, ad
             if trouble and chance.random() < 0.0005:
                 yield chance.choice(["", "not a line", "203.0.113.9 [2026-11-25T00:0", '{"time":"2026-11-25', "\x16\x03\x01"])
                 continue
-            yield one(chance, time, form, hashes, cumulated, total, devices, homes, before, change, down, trouble, rotation, valid)
+            yield one(chance, time, form, hashes, cumulated, total, devices, homes, (before, after), change, down, trouble, rotation, valid)
 
 
-def one(chance, time, form, hashes, cumulated, total, devices, homes, before, change, down, trouble, rotation, valid):
+def one(chance, time, form, hashes, cumulated, total, devices, homes, rings, change, down, trouble, rotation, valid):
     user = bisect.bisect_left(cumulated, chance.random() * total)
     key, device = hashes[user], chance.choice(devices[user])
     kind = chance.random()
@@ -112,7 +112,7 @@ def one(chance, time, form, hashes, cumulated, total, devices, homes, before, ch
         if trouble and chance.random() < 0.003:
             lookup = chance.choice(["REFUSED", "ERROR", "TIMEOUT", "ANONYMOUS"])
             key = "" if lookup == "ANONYMOUS" else hashlib.sha256(f"token {chance.random()}".encode()).hexdigest()[:16]
-            worker, status = before.pick(key), 401 if lookup in ("REFUSED", "ANONYMOUS") else 200
+            worker, status = rings[began >= change].pick(key) if key else "10.0.0.1:8083", 401 if lookup in ("REFUSED", "ANONYMOUS") else 200
         attempts = [(worker, status, took)]
         if down[0] <= began < down[1] and worker == down[2]:
             other = "10.0.0.1:8083" if chance.random() < 0.5 else "10.0.0.3:8083"

@@ -120,7 +120,8 @@ def amounts(lines):
     """Requests of each user in each group at each worker."""
     found = collections.Counter()
     for row in filter(None, map(parse, lines)):
-        if (attempts := parts(row["worker"])) and row["user_hash_status"] not in ("REFUSED", "ERROR", "TIMEOUT"):
+        known = row["user_hash"] not in ("", "-") and row["user_hash_status"] not in ("REFUSED", "ERROR", "TIMEOUT")
+        if known and (attempts := parts(row["worker"])):
             found[row["user_hash"], row["group"], attempts[-1]] += 1
     return found
 

@@ -1,5 +1,6 @@
 """What `balance` and its relatives say of logs, held against a plain computation and against a real nginx."""
 
+import collections
 import gzip
 import json
 import math
@@ -9,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 import bed
+import moving
+from dns import NameServer
 
 sys.path.insert(0, str(bed.TESTS / "logs"))
 
@@ -115,3 +118,109 @@ def check_nothing_secret_is_shown():
             assert "86f01aef21b1acd3" in out, out
         out, err = bed.companion("balance", log, "--user", token, expect=2)
         assert "syt_" not in out + err, err
+
+
+def simulate(*args):
+    return json.loads(bed.companion("simulate", "--json", *args)[0])
+
+
+def check_simulate_equals_a_plain_computation():
+    """`simulate` gives the shares, the moves and the evenness that a plain computation with a ring of its own gives"""
+    lines = list(generate.log(lines=LINES, users=800, add_after=0))
+    requests = collections.Counter()
+    for (user, group, _), count in recompute.amounts(lines).items():
+        if group == "synapse_sync":
+            requests[user] += count
+    today, then = generate.sync_workers(4), [("10.0.0.1:8083", 2), *generate.sync_workers(6)[2:]]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "access.log")
+        log.write_text("".join(line + "\n" for line in lines))
+        got = simulate(log, "--workers", ",".join(f"{name}={weight}" for name, weight in then), "--gradually", "2h",
+                       "--target", "1.3", "--at-most", "30")
+    assert got["group"] == "synapse_sync" and got["check"]["otherwise"] == 0, got["check"]
+    assert got["check"]["failed_over"] == recompute.figures(lines)["failovers"] > 0
+    homes = {}
+    for side, servers in (("today", today), ("wanted", then)):
+        ring = generate.Ring(servers)
+        homes[side] = {user: ring.pick(user) for user in requests}
+        for worker, weight in servers:
+            own = [user for user, home in homes[side].items() if home == worker]
+            found = next(share for share in got[side]["workers"] if share["worker"] == worker)
+            assert (found["users"], found["requests"], found["weight"]) == (len(own), sum(requests[user] for user in own), weight), found
+    movers = [user for user in requests if homes["today"][user] != homes["wanted"][user]]
+    assert got["moved"]["users"] == len(movers)
+    assert math.isclose(got["moved"]["share_of_requests"], sum(requests[user] for user in movers) / requests.total())
+    # Evenly over 120 minutes, and by chance more in one of them.
+    assert len(movers) / 120 <= got["moved"]["peak_in_a_minute"] <= len(movers) / 120 + 6 * math.sqrt(len(movers) / 120), got["moved"]
+    for number in got["numbers"]:
+        servers = [*then[:number["workers"]], *((f"10.0.0.{n}:8083", 1) for n in range(7, 7 + max(0, number["workers"] - len(then))))]
+        ring = generate.Ring(servers)
+        loads = collections.Counter({name: 0 for name, _ in servers})
+        for user, count in requests.items():
+            loads[ring.pick(user)] += count
+        assert math.isclose(number["largest_share"], max(loads.values()) / requests.total()), (number, loads)
+    keeping = [number["workers"] for number in got["numbers"] if number["evenness"] <= 1.3]
+    assert got["recommended"]["most_workers"] == max(keeping)
+    assert got["recommended"]["fewest_workers"] == min(n["workers"] for n in got["numbers"] if n["largest_share"] <= 0.3)
+
+
+RINGS = {
+    "addresses": ("", ["127.0.0.1", "127.0.0.1", "127.0.0.1"], (1, 1, 1)),
+    "weights": ("", ["127.0.0.1", "127.0.0.1", "127.0.0.1"], (3, 1, 2)),
+    "names": ('\n[resolver]\naddresses = ["127.0.0.1:20053"]\nipv6 = false\n', ["one.test", "two.test", "three.test"], (1, 2, 1)),
+}
+
+
+def check_todays_ring_explains_a_real_log():
+    """what `simulate` takes for today's ring is where nginx sent every request that did not fail over: by address, by weight, by name"""
+    names = NameServer(20053)
+    workers = bed.Workers()
+    counted = {}
+    for name, port in [("main", 20108), ("sync1", 20111), ("sync2", 20112), ("sync3", 20113)]:
+        workers.start(name, port=port)
+    for name in ("one", "two", "three"):
+        names.a(f"{name}.test", "127.0.0.1")
+    try:
+        for kind, (resolver, hosts, weights) in RINGS.items():
+            counted[kind] = ring_of_a_real_log(workers, resolver, hosts, weights)
+    finally:
+        workers.stop_all()
+        names.close()
+    return ", ".join(f"{kind} {checked}" for kind, checked in counted.items())
+
+
+def ring_of_a_real_log(workers, resolver, hosts, weights):
+    toml = '[main]\nhost = "127.0.0.1"\nport = 20108\n[listen]\nclient = [20000]\n' + "".join(
+        f'[[workers]]\nname = "sync{i + 1}"\ntype = "sync"\nhost = "{host}"\nport = {20111 + i}\nweight = {weight}\n'
+        for i, (host, weight) in enumerate(zip(hosts, weights, strict=True))) + resolver
+    with bed.running(toml) as nginx:
+        client = bed.Client()
+        # Names are resolved after the start.
+        moving.until(10, lambda: ask(client, 0).status == 200, "the workers are not there")
+        for n in range(300):
+            assert ask(client, n).status == 200
+        workers.stop("sync3")
+        for n in range(60):
+            assert ask(client, n).status == 200
+        workers.start("sync3", port=20113)
+        log = nginx.prefix / "access.log"
+        moving.until(5, lambda: nginx.log().count("\n") >= 361, "nginx did not log everything")
+        attempts = [recompute.parts(recompute.parse(line)["worker"]) for line in nginx.log().splitlines()]
+        args = ["simulate", log, "--json", "--today-deployment", nginx.prefix / "deployment.toml", "--workers", "a:1,b:1"]
+        got = json.loads(bed.companion(*args)[0])
+        assert got["check"]["otherwise"] == 0, got["check"]
+        # Nothing was left out but what failed over, and what came before the names were known.
+        single = [tried for tried in attempts if len(tried) == 1 and ":" in tried[0]]
+        assert got["check"]["requests"] == len(single) > 300, (got["check"], len(single))
+        assert got["check"]["failed_over"] == len(attempts) - len(single) > 0, got["check"]
+        # With other weights it does not fit: the check can fail.
+        other = simulate(log, "--today", ",".join(f"{host}:{20111 + i}={4 - weight}" for i, (host, weight) in enumerate(zip(hosts, weights, strict=True))),
+                         "--workers", "a:1")
+        assert other["check"]["otherwise"] > 0, other["check"]
+        return f"{len(single)} requests, {len(attempts) - len(single)} failed over"
+
+
+def ask(client, n):
+    """Every tenth token is one that whoami does not answer for, so that the token's own hash chooses."""
+    token = f"mat_{n}_unknown" if n % 10 == 9 else f"syt_user{n}_abcdefghijklmnopqrst_0ab1cd"
+    return client.ask("GET", "/_matrix/client/v3/sync?since=s1", {"Authorization": f"Bearer {token}"})

@@ -1,0 +1,230 @@
+//! What lookups the log shows, and what they would be with other settings.
+//!
+//! A log has no tokens, so devices stand for them: a device is a user with a user agent. Each `MISS` is a token that the zone
+//! did not know, each `STALE` one whose answer was due to be asked again.
+
+use std::collections::VecDeque;
+
+use datasketches::hll::{HllSketch, HllType};
+use serde::Serialize;
+
+use crate::log::line::{Line, Lookup};
+
+/// Tokens that a MiB of the zone holds.
+const IN_A_MIB: u64 = 31_840;
+const HOUR: i64 = 3_600;
+
+/// How the module would be configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// `matrix_user_hash_valid`, in seconds.
+    pub valid: u64,
+    /// `inactive`, in seconds.
+    pub inactive: u64,
+    /// How long a token lives, in seconds; none is as the log shows it.
+    pub rotation: Option<u64>,
+}
+
+/// What is expected.
+#[derive(Debug, Serialize)]
+pub struct Lookups {
+    /// Devices in the busiest hour, about.
+    pub devices_in_an_hour: u64,
+    /// `MISS` and `STALE` in the busiest hour, each second: about what whoami had to answer.
+    pub seen_in_a_second: f64,
+    /// Tokens that are new in a second of the busiest hour.
+    pub new_tokens_in_a_second: f64,
+    /// Answers that are asked again, each second.
+    pub refreshes_in_a_second: f64,
+    /// Both: what whoami has to answer in a second of the busiest hour.
+    pub whoami_in_a_second: f64,
+    /// Tokens that the zone has to hold.
+    pub tokens: u64,
+    /// The size for them, in MiB.
+    pub zone_mib: u64,
+}
+
+/// What is counted on the way, an hour at a time.
+#[derive(Debug)]
+pub struct Seen {
+    hour: i64,
+    devices: HllSketch,
+    misses: u64,
+    stale: u64,
+    most_devices: u64,
+    most_misses: u64,
+    most_asked: u64,
+    /// Misses of the last hours, as many as `inactive` has.
+    window: VecDeque<(i64, u64)>,
+    in_window: u64,
+    most_in_window: u64,
+    inactive: i64,
+}
+
+impl Seen {
+    /// Begins.
+    pub fn new(wanted: &Wanted) -> Self {
+        Self {
+            hour: i64::MIN,
+            devices: registers(),
+            misses: 0,
+            stale: 0,
+            most_devices: 0,
+            most_misses: 0,
+            most_asked: 0,
+            window: VecDeque::new(),
+            in_window: 0,
+            most_in_window: 0,
+            inactive: i64::try_from(wanted.inactive)
+                .unwrap_or(i64::MAX)
+                .clamp(HOUR, 366 * 24 * HOUR),
+        }
+    }
+
+    /// Takes a request in.
+    pub fn add(&mut self, line: &Line<'_>) {
+        let hour = line.time.div_euclid(HOUR);
+        // A request of the hour before may end up here, but not one of any other.
+        if hour > self.hour {
+            self.end_hour();
+            self.hour = hour;
+        }
+        match line.lookup {
+            Lookup::Miss => self.misses += 1,
+            Lookup::Stale => self.stale += 1,
+            Lookup::Hit | Lookup::Shared => {}
+            _ => return,
+        }
+        if let Some(user) = line.user {
+            self.devices.update((user, line.agent));
+        }
+    }
+
+    fn end_hour(&mut self) {
+        self.most_devices = self
+            .most_devices
+            .max(self.devices.estimate().round() as u64);
+        self.most_misses = self.most_misses.max(self.misses);
+        self.most_asked = self.most_asked.max(self.misses + self.stale);
+        self.window.push_back((self.hour, self.misses));
+        self.in_window += self.misses;
+        while let Some((hour, misses)) = self.window.front().copied() {
+            if (self.hour.saturating_sub(hour)).saturating_mul(HOUR) < self.inactive {
+                break;
+            }
+            self.in_window -= misses;
+            self.window.pop_front();
+        }
+        self.most_in_window = self.most_in_window.max(self.in_window);
+        (self.misses, self.stale, self.devices) = (0, 0, registers());
+    }
+
+    /// What to expect.
+    pub fn expected(mut self, wanted: &Wanted) -> Lookups {
+        self.end_hour();
+        let devices = self.most_devices as f64;
+        let new = match wanted.rotation {
+            Some(life) => devices / life.max(1) as f64,
+            None => self.most_misses as f64 / HOUR as f64,
+        };
+        // As long as it takes until all of the devices that are there have a new token.
+        let life = if new > 0.0 {
+            devices / new
+        } else {
+            f64::INFINITY
+        };
+        let valid = wanted.valid.max(1) as f64;
+        // A token is asked for again each time that `valid` has passed in its life.
+        let refreshes = if life.is_finite() {
+            devices / life * ((life / valid).ceil() - 1.0).max(0.0)
+        } else {
+            devices / valid
+        };
+        // Those that were known before the log began are counted by their devices.
+        let tokens = match wanted.rotation {
+            Some(life) => {
+                (devices * (wanted.inactive as f64 / life.max(1) as f64 + 1.0)).ceil() as u64
+            }
+            None => self.most_in_window + self.most_devices,
+        };
+        Lookups {
+            devices_in_an_hour: self.most_devices,
+            seen_in_a_second: self.most_asked as f64 / HOUR as f64,
+            new_tokens_in_a_second: new,
+            refreshes_in_a_second: refreshes,
+            whoami_in_a_second: new + refreshes,
+            tokens,
+            zone_mib: tokens.div_ceil(IN_A_MIB).max(1),
+        }
+    }
+}
+
+fn registers() -> HllSketch {
+    // The number of registers is within the crate's bounds.
+    HllSketch::new(12, HllType::Hll8).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: Wanted = Wanted {
+        valid: 3_600,
+        inactive: 86_400,
+        rotation: None,
+    };
+
+    /// Devices that ask once a minute for some hours, each with a new token after `life` seconds.
+    fn seen(devices: u64, hours: i64, life: i64, wanted: &Wanted) -> Seen {
+        let mut seen = Seen::new(wanted);
+        for time in (0..hours * HOUR).step_by(60) {
+            for device in 0..devices {
+                let lookup = if time % life == 0 {
+                    Lookup::Miss
+                } else {
+                    Lookup::Hit
+                };
+                seen.add(&Line {
+                    time,
+                    user: Some(device),
+                    lookup,
+                    ..Line::default()
+                });
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn tokens_that_live_five_minutes_are_never_asked_for_again() {
+        let expected = seen(300, 30, 300, &WANTED).expected(&WANTED);
+        assert!(
+            expected.devices_in_an_hour.abs_diff(300) <= 10,
+            "{expected:?}"
+        );
+        assert_eq!(
+            (
+                expected.new_tokens_in_a_second,
+                expected.refreshes_in_a_second
+            ),
+            (1.0, 0.0)
+        );
+        // 24 hours of one a second, and those that were there.
+        assert!(expected.tokens.abs_diff(86_400 + 300) <= 10, "{expected:?}");
+        assert_eq!(expected.zone_mib, 3);
+    }
+
+    #[test]
+    fn tokens_that_live_long_are_asked_for_once_in_the_time_of_valid() {
+        let wanted = Wanted {
+            rotation: Some(30 * 86_400),
+            ..WANTED
+        };
+        let expected = seen(360, 3, i64::MAX, &wanted).expected(&wanted);
+        assert!(
+            (0.095..0.105).contains(&expected.whoami_in_a_second),
+            "{expected:?}"
+        );
+        assert!(expected.tokens.abs_diff(372) <= 15, "{expected:?}");
+    }
+}
