@@ -54,6 +54,12 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         member: Vec<String>,
     },
+    /// Show the table of all routes: pattern, worker types, and why
+    Routes {
+        /// How it is written
+        #[arg(long, value_enum, default_value_t = Format::Markdown)]
+        format: Format,
+    },
     /// Show what rendering would change; exits with 1 if anything
     Diff {
         #[command(flatten)]
@@ -129,6 +135,15 @@ pub struct Simulate {
     /// How long an access token lives; without it, as the log shows
     #[arg(long, value_name = "TIME", value_parser = time::parse_length)]
     pub rotation: Option<u64>,
+}
+
+/// How the table of routes is written.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// An array of objects, one a route
+    Json,
+    /// A table
+    Markdown,
 }
 
 /// Where the deployment is described.

@@ -17,6 +17,7 @@ mod nginx;
 mod plan;
 mod render;
 mod route;
+mod routes;
 mod simulate;
 mod table;
 
@@ -84,6 +85,7 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
                 .map_err(|message| Diagnostic::error(message).fix("see `route --help`"))?;
             say(&answer.to_string())?;
         }
+        Command::Routes { format } => say(&routes::shown(format))?,
         Command::Diff { input, installed } => {
             let rendered = rendered(&input)?;
             let difference = diff::diff(&installed, &rendered)?;

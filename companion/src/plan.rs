@@ -16,11 +16,12 @@ pub const MAIN_FEDERATION: &str = "synapse_main_federation";
 
 /// Prefixes that keep their patterns to themselves, each with the file of those. Without a slash at the end, for nginx
 /// would redirect to one.
-pub const PREFIXES: [(&str, Section, &str); 4] = [
+pub const PREFIXES: [(&str, Section, &str); 5] = [
     ("/_matrix/federation", Section::Federation, "federation"),
     ("/_matrix/key", Section::Key, "key"),
     ("/_matrix/media", Section::LegacyMedia, "media"),
     ("/_synapse/admin", Section::Admin, "admin"),
+    ("/_synapse/mas", Section::Mas, "mas"),
 ];
 
 /// What the configuration consists of.

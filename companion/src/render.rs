@@ -49,13 +49,14 @@ const TEMPLATES: [(&str, &str); 11] = [
 ];
 
 /// Files of locations, each of one section.
-const SECTIONS: [(&str, Section, &str); 5] = [
+const SECTIONS: [(&str, Section, &str); 6] = [
     (
         "client",
         Section::Client,
         "The client API. nginx takes the first pattern that fits.",
     ),
     ("admin", Section::Admin, "Administration."),
+    ("mas", Section::Mas, "The Matrix Authentication Service."),
     (
         "media",
         Section::LegacyMedia,

@@ -156,7 +156,7 @@ fn is_rendered(deployment: &Deployment, plan: &Plan, section: Section) -> bool {
             Section::Key => plan.main_federation != MAIN,
             Section::LegacyMedia => settings.media_cache.is_some(),
             Section::Admin => !settings.admin_allow.is_empty(),
-            Section::Client => false,
+            Section::Client | Section::Mas => false,
         }
 }
 

@@ -16,6 +16,8 @@ pub enum Section {
     Client,
     /// Under `/_synapse/admin/`, which may be closed to strangers.
     Admin,
+    /// Under `/_synapse/mas/`, which is for the Matrix Authentication Service alone.
+    Mas,
     /// Under `/_matrix/media/`: clients and, in older versions, other servers call it.
     LegacyMedia,
     /// Under `/_matrix/federation/`, with room for large transactions.
@@ -97,7 +99,7 @@ use Role::{
     ClientReader, FederationInbound, FederationReader, InitialSync, Media, Room, SlidingSync, Sync,
     UserDirectory, Writer,
 };
-use Section::{Admin, Client, Federation, Key, LegacyMedia};
+use Section::{Admin, Client, Federation, Key, LegacyMedia, Mas};
 
 /// Every route, in the order in which nginx tries them within a section.
 pub const ROUTES: &[Route] = &[
@@ -181,9 +183,9 @@ pub const ROUTES: &[Route] = &[
     route(
         "quarantined_media_changes",
         Admin,
-        "^/_synapse/admin/v1/quarantine_media/",
+        "^/_synapse/admin/v1/(?:quarantine_media/|media/(?:un)?quarantine/|(?:room|user)/[^/]+/media/quarantine$)",
         &[Writer(Stream::QuarantinedMediaChanges), Media],
-        "a writer of the stream quarantined_media_changes",
+        "quarantines media: a media repository that writes the stream quarantined_media_changes, because another one fails",
     ),
     route(
         "media_client",
@@ -269,6 +271,13 @@ pub const ROUTES: &[Route] = &[
         "any generic worker can answer it",
     ),
     route(
+        "client_unlisted",
+        Client,
+        "^/_matrix/client/{V}/(?:auth_metadata$|appservice/[^/]+/ping$|appservice/fed_proxy$|retention/configuration$|rtc/transports$|account_status$|dehydrated_device(?:$|/))",
+        &[ClientReader],
+        "any generic worker registers it, though Synapse's worker documentation does not list it",
+    ),
+    route(
         "encryption",
         Client,
         "^/_matrix/client/{V}/(?:keys/(?:query|changes|claim)$|room_keys/)",
@@ -287,7 +296,17 @@ pub const ROUTES: &[Route] = &[
         Client,
         "^/_matrix/client/unstable/org\\.matrix\\.msc4140/delayed_events(?:/.+/restart)?$",
         &[ClientReader],
-        "delayed events (MSC4140): a list or a restart; anything else of theirs is main's",
+        "delayed events (MSC4140): a list or a restart; anything else that changes one is main's",
+    ),
+    split(
+        Split::Methods(&["GET", "HEAD"]),
+        route(
+            "delayed_event",
+            Client,
+            "^/_matrix/client/unstable/org\\.matrix\\.msc4140/delayed_events/[^/]+$",
+            &[ClientReader],
+            "one delayed event (MSC4140): any generic worker can read it, only main can change it",
+        ),
     ),
     route(
         "admin_room",
@@ -305,6 +324,13 @@ pub const ROUTES: &[Route] = &[
             &[ClientReader],
             "a user's details: a generic worker can read them, only main can change them",
         ),
+    ),
+    route(
+        "mas",
+        Mas,
+        "^/_synapse/mas/",
+        &[ClientReader],
+        "what the Matrix Authentication Service asks of Synapse: any generic worker can answer it",
     ),
     route(
         "media_federation",
@@ -325,7 +351,7 @@ pub const ROUTES: &[Route] = &[
     route(
         "federation",
         Federation,
-        "^/_matrix/federation/(?:v1/(?:version$|publicRooms|3pid/onbind$|user/(?:devices|keys)/|(?:event|state|state_ids|backfill|get_missing_events|query|make_join|make_leave|make_knock|send_join|send_leave|send_knock|invite|event_auth|timestamp_to_event|exchange_third_party_invite|hierarchy)/)|v2/(?:send_join|send_leave|invite)/|unstable/rooms/[^/]+/complexity$)",
+        "^/_matrix/federation/(?:v1/(?:version$|publicRooms|3pid/onbind$|user/(?:devices|keys)/|(?:event|state|state_ids|backfill|get_missing_events|query|make_join|make_leave|make_knock|send_join|send_leave|send_knock|invite|event_auth|timestamp_to_event|exchange_third_party_invite|hierarchy)/)|v2/(?:send_join|send_leave|invite)/|unstable/(?:rooms/[^/]+/complexity$|user/keys/claim$|org\\.matrix\\.msc4370/extremities/|org\\.matrix\\.msc3720/query/account_status$))",
         &[FederationReader],
         "federation: any generic worker can answer it; one server's questions on one worker",
     ),

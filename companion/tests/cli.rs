@@ -179,6 +179,38 @@ fn there_is_no_golden_without_a_deployment() {
 }
 
 #[test]
+fn routes_shows_every_row_with_its_reason() {
+    let json: serde_json::Value =
+        serde_json::from_str(&said(&["routes", "--format", "json"])).unwrap();
+    let rows = json.as_array().unwrap();
+    let markdown = said(&["routes", "--format", "markdown"]);
+    assert_eq!(markdown.lines().count(), rows.len() + 2);
+    for row in rows {
+        let text = |key: &str| row[key].as_str().unwrap();
+        assert!(!text("why").is_empty() && text("pattern").starts_with('^'));
+        let line = markdown
+            .lines()
+            .find(|line| line.starts_with(&format!("| {} |", text("id"))))
+            .unwrap();
+        assert!(line.ends_with(&format!("| {} |", text("why"))), "{line}");
+        let cells = line.replace("\\|", "").matches('|').count();
+        assert_eq!(cells, 7, "{line}");
+    }
+    let quarantine = rows
+        .iter()
+        .find(|row| row["id"] == "quarantined_media_changes");
+    assert_eq!(
+        quarantine.unwrap()["types"],
+        serde_json::json!(["quarantined_media_changes", "media"])
+    );
+    let event = rows
+        .iter()
+        .find(|row| row["id"] == "delayed_event")
+        .unwrap();
+    assert_eq!(event["methods"], serde_json::json!(["GET", "HEAD"]));
+}
+
+#[test]
 fn nothing_is_left_of_a_group_without_workers() {
     for (name, absent) in [
         (

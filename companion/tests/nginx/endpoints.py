@@ -1,7 +1,8 @@
 """Every endpoint of an installed Synapse, and every path of its worker documentation, through a real nginx.
 
-`endpoints.tsv` holds what the pinned Synapse registers, with the group that shall answer; `documented.tsv` what its
-documentation lists. An endpoint that Synapse has and the table has not fails the check by name: somebody must decide.
+`endpoints.tsv` holds what the pinned Synapse serves, with the group that shall answer; `documented.tsv` what its
+documentation lists. An endpoint or a pattern that Synapse has and these have not fails the check by name: somebody must
+decide.
 """
 
 import concurrent.futures
@@ -10,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +51,21 @@ def python():
     subprocess.run(["python3", "-m", "venv", venv], check=True)
     subprocess.run([venv / "bin/pip", "install", "-q", f"matrix-synapse=={SYNAPSE}"], check=True)
     return venv / "bin" / "python"
+
+
+@lru_cache
+def documentation():
+    """The installed Synapse's version, and the patterns that its worker documentation lists: wheels come without it."""
+    code = "import importlib.metadata as m; print(m.version('matrix-synapse'))"
+    version = subprocess.run([python(), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    folder = bed.ROOT / "build" / "companion" / "source"
+    source = folder / f"matrix_synapse-{version}.tar.gz"
+    if not source.exists():
+        subprocess.run([python(), "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "matrix-synapse",
+                        f"matrix-synapse=={version}", "-d", folder], check=True)
+    with tarfile.open(source) as archive:
+        text = archive.extractfile(f"matrix_synapse-{version}/docs/workers.md").read().decode()
+    return version, set(re.findall(r"(?m)^ {4}(\^?/_(?:matrix|synapse)/\S+)$", text))
 
 
 @lru_cache
@@ -240,9 +257,22 @@ def logged(deployment):
             yield nginx, lambda method, path, agent: client.ask(method, path, {"User-Agent": agent})
 
 
+def check_the_documentation_is_the_one_that_is_known():
+    """documented.tsv is of the installed Synapse's version, and has every pattern of its worker documentation"""
+    version, listed = documentation()
+    known_version = re.search(r"(?m)^# synapse: (.+)$", (HERE / "documented.tsv").read_text())[1]
+    assert known_version == version, f"documented.tsv is of Synapse {known_version}, and {version} is installed: read its docs/workers.md"
+    known = {row[-1] for row in table("documented.tsv")}
+    assert len(listed) > 80, listed
+    problems = [f"Synapse's documentation has a new pattern: {pattern}" for pattern in sorted(listed - known)]
+    problems += [f"Synapse's documentation has no longer: {pattern}" for pattern in sorted(known - listed)]
+    assert not problems, "\n".join(problems)
+    return f"{len(listed)} patterns of Synapse {version}"
+
+
 def check_every_documented_path():
     """every path of Synapse's worker documentation is answered by its group"""
-    rows = [(method, path, group) for method, group, pattern in table("documented.tsv") for path in expanded(pattern)]
+    rows = [(method, path, group) for method, group, pattern, *_ in table("documented.tsv") for path in expanded(pattern)]
     problems = []
     for (method, path, group), (got, _) in zip(rows, ask_all([row[:2] for row in rows], everything())):
         if got != group:
