@@ -1,6 +1,6 @@
 """Processes under measurement: a front, the sync workers behind it, and what the kernel says of them.
 
-In: a `Front` from fronts.py. Out: a running nginx with one or more workers, and their processor time and memory. `NGINX`,
+In: a `Front` from fronts.py. Out: a running nginx with one or more workers, and their processor time and memory. `NGINX_BINARY`,
 `MODULE` and `NGINX_MODULES` (the folder of the script engines' modules) say which nginx; everything listens on loopback, from the
 port that BENCH_PORTS names (25000), and lives in build/bench.
 """
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from campaign.bed import CampaignError as BenchError
-from campaign.bed import ENVIRONMENT, children, existing, listens, status, title, wait_for
+from campaign.bed import children, existing, listens, status, title, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/bench"
@@ -60,7 +60,7 @@ class Nginx:
         if listens(self.port):
             raise BenchError(f"something listens on port {self.port} already. Fix: BENCH_PORTS=another")
         command = [*self.wrapper, nginx(), "-p", RUN, "-e", error_log, "-c", path, "-g", options]
-        self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, env=ENVIRONMENT,
+        self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=(RUN / f"{self.name}.stderr").open("w"))
         try:
             # A large zone is restored, slowly under valgrind, before nginx listens.
@@ -106,7 +106,7 @@ class Nginx:
 
 
 def nginx():
-    return existing("NGINX", ROOT / "build/nginx")
+    return existing("NGINX_BINARY", ROOT / "build/nginx")
 
 
 def module():
@@ -115,7 +115,7 @@ def module():
 
 def version():
     """Such as `nginx/1.30.6`."""
-    out = subprocess.run([nginx(), "-v"], capture_output=True, text=True, env=ENVIRONMENT, check=True).stderr
+    out = subprocess.run([nginx(), "-v"], capture_output=True, text=True, check=True).stderr
     return out.partition("version: ")[2].strip()
 
 

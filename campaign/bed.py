@@ -2,7 +2,7 @@
 
 In: a `Front` that says what a campaign needs of the configuration. Out: the module's figures, workers' memory and
 descriptors, log lines. Everything listens on loopback, from the port that CAMPAIGN_PORTS names (24000), and lives in
-build/campaign. `NGINX` and `MODULE` name other files than those in build/.
+build/campaign. `NGINX_BINARY` and `MODULE` name other files than those in build/.
 """
 
 import http.client
@@ -18,8 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/campaign"
-# nginx itself takes NGINX for the sockets of a binary upgrade (ngx_add_inherited_sockets).
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "NGINX"}
 PORTS = int(os.environ.get("CAMPAIGN_PORTS", "24000"))
 FRONT, WHOAMI, CONTROL, DEAD, SILENT = (PORTS + n for n in (0, 1, 2, 3, 4))
 
@@ -108,7 +106,7 @@ class Nginx:
         if fresh:
             shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.binary = existing("NGINX", ROOT / "build/nginx")
+        self.binary = existing("NGINX_BINARY", ROOT / "build/nginx")
         source = module or existing("MODULE", ROOT / "build/ngx_http_matrix_user_hash_module.so")
         # A copy: who rebuilds the module meanwhile does not change what is measured.
         self.module = self.directory / "module.so"
@@ -145,7 +143,7 @@ class Nginx:
             status = subprocess.call(
                 [self.directory / "nginx", "-p", self.directory, "-e", self.directory / "error.log",
                  "-c", self.directory / "nginx.conf"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=ENVIRONMENT)
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         if status:
             raise CampaignError(f"nginx did not start: {stderr.read_text().strip()}")
         wait_for(lambda: self.master(), 20, f"no {self.directory}/nginx.pid")

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 
-from .bed import ENVIRONMENT, FRONT, Front, Nginx, Process, listens, wait_for
+from .bed import FRONT, Front, Nginx, Process, listens, wait_for
 from .client import Clients
 from .homeserver import Whoami
 from .people import token
@@ -33,7 +33,7 @@ class Watched(Nginx):
              f"--callgrind-out-file={self.out}", "--compress-strings=no", "--separate-threads=no",
              self.directory / "nginx", "-p", self.directory, "-e", self.directory / "error.log", "-c",
              self.directory / "nginx.conf", "-g", "daemon off; master_process off;"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "stderr").open("w"), env=ENVIRONMENT)
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "stderr").open("w"))
         self.process = Process(self.child.pid)
         wait_for(lambda: listens(FRONT), 120, f"nginx did not start under valgrind: see {self.directory}/stderr")
 

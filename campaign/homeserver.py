@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 
-from .bed import CONTROL, ENVIRONMENT, ROOT, WHOAMI, WORK, existing, listens, wait_for
+from .bed import CONTROL, ROOT, WHOAMI, WORK, existing, listens, wait_for
 
 
 class Whoami:
@@ -83,8 +83,8 @@ http {{
         (directory / "nginx.conf").write_text(
             self.CONFIGURATION.format(directory=directory, port=WHOAMI, workers=1, user=user))
         self.process = subprocess.Popen(
-            [existing("NGINX", ROOT / "build/nginx"), "-p", directory, "-e", directory / "error.log", "-c",
-             directory / "nginx.conf", "-g", "daemon off;"], stdin=subprocess.DEVNULL, env=ENVIRONMENT)
+            [existing("NGINX_BINARY", ROOT / "build/nginx"), "-p", directory, "-e", directory / "error.log", "-c",
+             directory / "nginx.conf", "-g", "daemon off;"], stdin=subprocess.DEVNULL)
         wait_for(lambda: listens(WHOAMI), 20, f"the nginx that stands in for whoami did not start: see {directory}")
         return self
 

@@ -20,10 +20,8 @@ ROOT = Path(__file__).resolve().parents[3]
 TESTS = ROOT / "companion" / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 COMPANION = Path(os.environ.get("COMPANION", TARGET / "debug" / "synapse-companion"))
-NGINX = Path(os.environ.get("NGINX", ROOT / "build" / "nginx"))
+NGINX = Path(os.environ.get("NGINX_BINARY", ROOT / "build" / "nginx"))
 MODULE = Path(os.environ.get("MODULE", ROOT / "build" / "ngx_http_matrix_user_hash_module.so"))
-# To nginx itself that variable means sockets to inherit (ngx_add_inherited_sockets), so it never sees ours.
-os.environ.pop("NGINX", None)
 # The folder that the golden deployments name in their paths.
 FIXED = Path("/tmp/synapse-companion-test")
 
