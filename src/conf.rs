@@ -1,27 +1,23 @@
 //! The directives: what an operator can write, and where it is kept.
 //!
 //! nginx reads the configuration into one [`LocationConf`] per `http`, `server` and `location` block and one
-//! [`MainConf`] per cycle, and merges the blocks from the outside in. One file below `conf/` per kind of value. Each
-//! mistake is one `[emerg]` line that names the directive, the value and the reason.
+//! [`MainConf`] per cycle, and merges the blocks from the outside in. [`directives`] has the table of all directives, and
+//! there is one file below `conf/` per kind of value. Each mistake is one `[emerg]` line that names the directive, the value and the reason.
 
 use core::ffi::{c_char, c_void};
-use core::mem::offset_of;
 use core::ptr;
 
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
-    NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF,
-    NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t,
-    ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
+    ngx_conf_t, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
-use ngx::ngx_string;
 
 use crate::metrics::Format;
 use crate::ngx::request::bytes;
 use crate::variables::Indexes;
 use crate::zone::SharedZone;
 
+mod directives;
 mod slot;
 #[cfg(ngx_feature = "http_ssl")]
 pub mod ssl;
@@ -30,6 +26,8 @@ pub mod upstream;
 pub mod valid;
 pub mod zone;
 
+pub use directives::COMMANDS;
+use slot::Setting;
 use target::Target;
 use valid::Valid;
 
@@ -60,6 +58,14 @@ pub enum Pass {
     On(&'static Target),
 }
 
+impl Setting for Pass {
+    const UNSET: Self = Self::Unset;
+
+    fn is_unset(&self) -> bool {
+        matches!(self, Self::Unset)
+    }
+}
+
 /// What belongs to an `http`, `server` or `location` block.
 #[repr(C)]
 pub struct LocationConf {
@@ -86,155 +92,6 @@ pub struct LocationConf {
     #[cfg(ngx_feature = "http_ssl")]
     pub ssl: ssl::Settings,
 }
-
-/// Where the directives of the upstream family are valid.
-const ANYWHERE: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
-
-type Setter = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
-
-const fn command(name: ngx_str_t, kind: u32, set: Setter, offset: usize) -> ngx_command_t {
-    ngx_command_t {
-        name,
-        type_: kind as ngx_uint_t,
-        set: Some(set),
-        conf: NGX_HTTP_LOC_CONF_OFFSET,
-        offset,
-        post: ptr::null_mut(),
-    }
-}
-
-/// A directive of the upstream family: a field of `own_upstream`.
-macro_rules! upstream {
-    ($name:literal, $kind:expr, $set:path, $field:ident) => {
-        command(
-            ngx_string!($name),
-            ANYWHERE | $kind,
-            $set,
-            offset_of!(LocationConf, own_upstream) + offset_of!(ngx_http_upstream_conf_t, $field),
-        )
-    };
-}
-
-const PLAIN: usize = 16;
-#[cfg(ngx_feature = "http_ssl")]
-const SSL: usize = ssl::COMMANDS.len();
-#[cfg(not(ngx_feature = "http_ssl"))]
-const SSL: usize = 0;
-
-/// The commands, ended by an empty one as nginx wants them.
-pub static mut COMMANDS: [ngx_command_t; PLAIN + SSL + 1] = commands();
-
-const fn commands() -> [ngx_command_t; PLAIN + SSL + 1] {
-    let mut all = [ngx_command_t::empty(); PLAIN + SSL + 1];
-    let mut i = 0;
-    while i < PLAIN {
-        all[i] = PLAIN_COMMANDS[i];
-        i += 1;
-    }
-    #[cfg(ngx_feature = "http_ssl")]
-    while i < PLAIN + SSL {
-        all[i] = ssl::COMMANDS[i - PLAIN];
-        i += 1;
-    }
-    all
-}
-
-const PLAIN_COMMANDS: [ngx_command_t; PLAIN] = [
-    ngx_command_t {
-        conf: NGX_HTTP_MAIN_CONF_OFFSET,
-        ..command(
-            ngx_string!("matrix_user_hash_zone"),
-            NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE123,
-            zone::set,
-            0,
-        )
-    },
-    command(
-        ngx_string!("matrix_user_hash"),
-        ANYWHERE | NGX_CONF_TAKE12,
-        target::set,
-        0,
-    ),
-    command(
-        ngx_string!("matrix_user_hash_valid"),
-        ANYWHERE | NGX_CONF_1MORE,
-        valid::set,
-        0,
-    ),
-    command(
-        ngx_string!("matrix_user_hash_stale"),
-        ANYWHERE | NGX_CONF_FLAG,
-        slot::flag,
-        offset_of!(LocationConf, stale),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_timeout"),
-        ANYWHERE | NGX_CONF_TAKE1,
-        slot::positive_milliseconds,
-        offset_of!(LocationConf, timeout),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_max_lookups"),
-        ANYWHERE | NGX_CONF_TAKE1,
-        slot::lookups,
-        offset_of!(LocationConf, max_lookups),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_metrics"),
-        NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
-        crate::metrics::set,
-        0,
-    ),
-    upstream!("matrix_user_hash_bind", NGX_CONF_TAKE12, slot::bind, local),
-    upstream!(
-        "matrix_user_hash_socket_keepalive",
-        NGX_CONF_FLAG,
-        slot::flag,
-        socket_keepalive
-    ),
-    upstream!(
-        "matrix_user_hash_connect_timeout",
-        NGX_CONF_TAKE1,
-        slot::positive_milliseconds,
-        connect_timeout
-    ),
-    upstream!(
-        "matrix_user_hash_send_timeout",
-        NGX_CONF_TAKE1,
-        slot::positive_milliseconds,
-        send_timeout
-    ),
-    upstream!(
-        "matrix_user_hash_read_timeout",
-        NGX_CONF_TAKE1,
-        slot::positive_milliseconds,
-        read_timeout
-    ),
-    upstream!(
-        "matrix_user_hash_buffer_size",
-        NGX_CONF_TAKE1,
-        slot::buffer_size,
-        buffer_size
-    ),
-    upstream!(
-        "matrix_user_hash_next_upstream",
-        NGX_CONF_1MORE,
-        upstream::next,
-        next_upstream
-    ),
-    upstream!(
-        "matrix_user_hash_next_upstream_tries",
-        NGX_CONF_TAKE1,
-        slot::number,
-        next_upstream_tries
-    ),
-    upstream!(
-        "matrix_user_hash_next_upstream_timeout",
-        NGX_CONF_TAKE1,
-        slot::milliseconds,
-        next_upstream_timeout
-    ),
-];
 
 impl MainConf {
     /// Makes the structure for a cycle.
@@ -306,19 +163,20 @@ impl LocationConf {
     ///
     /// `cf` is the configuration that nginx is reading.
     pub unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
-        let conf = Self {
-            own_upstream: upstream::unset(),
+        let mut conf = Self {
+            own_upstream: upstream::new(),
             upstream: ptr::null_mut(),
-            pass: Pass::Unset,
+            pass: Setting::UNSET,
             retry_on: 0,
-            valid: Valid::default(),
-            stale: slot::UNSET,
-            timeout: slot::UNSET_UINT,
-            max_lookups: slot::UNSET,
+            valid: Setting::UNSET,
+            stale: Setting::UNSET,
+            timeout: Setting::UNSET,
+            max_lookups: Setting::UNSET,
             metrics: None,
             #[cfg(ngx_feature = "http_ssl")]
-            ssl: ssl::Settings::default(),
+            ssl: ssl::Settings::new(),
         };
+        conf.unset();
         // SAFETY: `cf` is live.
         unsafe { pool::adopt((*cf).pool, conf) }
             .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
@@ -344,19 +202,10 @@ impl LocationConf {
     }
 
     fn inherit(&mut self, cf: &mut ngx_conf_t, outer: &Self) -> Result<(), Invalid> {
-        let inherits = matches!(self.pass, Pass::Unset);
-        if inherits {
-            self.pass = outer.pass;
-        }
-        self.valid.inherit(&outer.valid);
-        slot::inherit(&mut self.stale, outer.stale, slot::UNSET, 1);
-        slot::inherit(&mut self.timeout, outer.timeout, slot::UNSET_UINT, 2000);
-        slot::inherit(&mut self.max_lookups, outer.max_lookups, slot::UNSET, 64);
-
+        let inherits = self.pass.is_unset();
         let shares = inherits && !outer.upstream.is_null() && self.adds_nothing_upstream();
-        #[cfg(ngx_feature = "http_ssl")]
-        self.ssl.inherit(&outer.ssl);
-        upstream::inherit(&mut self.own_upstream, &outer.own_upstream);
+        self.inherit_settings(outer);
+        upstream::tidy(&mut self.own_upstream);
         self.retry_on = self.own_upstream.next_upstream;
         if let Pass::On(target) = self.pass {
             self.own_upstream.upstream = target.server;
@@ -369,15 +218,6 @@ impl LocationConf {
             main.locations.push(ptr::from_mut(self));
         }
         Ok(())
-    }
-
-    /// Whether nothing of the upstream family is set here.
-    fn adds_nothing_upstream(&self) -> bool {
-        #[cfg(ngx_feature = "http_ssl")]
-        if !self.ssl.is_unset() {
-            return false;
-        }
-        upstream::is_unset(&self.own_upstream)
     }
 
     /// Once all of the configuration is known, and every `upstream {}` with it.

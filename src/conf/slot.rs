@@ -8,21 +8,62 @@ use core::ffi::{CStr, c_char, c_void};
 use matrix_user_hash_core::shm::claims::MAX_LOOKUPS;
 use nginx_sys::{
     ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot,
-    ngx_conf_set_size_slot, ngx_conf_t, ngx_http_upstream_bind_set_slot, ngx_int_t, ngx_uint_t,
+    ngx_conf_set_size_slot, ngx_conf_t, ngx_http_upstream_bind_set_slot, ngx_int_t, ngx_str_t,
+    ngx_uint_t,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use super::args;
 
-/// nginx's `NGX_CONF_UNSET`.
-pub const UNSET: ngx_int_t = -1;
-/// nginx's `NGX_CONF_UNSET_UINT`, `_MSEC` and `_SIZE`.
-pub const UNSET_UINT: ngx_uint_t = ngx_uint_t::MAX;
+/// The value of a directive in one block, which may be not set there.
+pub trait Setting: Copy {
+    /// What stands where a block says nothing. nginx's setters know it, and call a second directive a duplicate by it.
+    const UNSET: Self;
 
-/// Takes the enclosing block's value for one that is not set, and the default if that has none either.
-pub fn inherit<T: Copy + PartialEq>(inner: &mut T, outer: T, unset: T, default: T) {
-    if *inner == unset {
-        *inner = if outer == unset { default } else { outer };
+    /// Whether the block says nothing.
+    fn is_unset(&self) -> bool;
+
+    /// Takes the enclosing block's value if this one is not set, and the default if that has none either.
+    fn inherit(&mut self, outer: Self, default: Self) {
+        if self.is_unset() {
+            *self = if outer.is_unset() { default } else { outer };
+        }
+    }
+}
+
+/// nginx's `NGX_CONF_UNSET`.
+impl Setting for ngx_int_t {
+    const UNSET: Self = -1;
+
+    fn is_unset(&self) -> bool {
+        *self == Self::UNSET
+    }
+}
+
+/// nginx's `NGX_CONF_UNSET_UINT`, `_MSEC` and `_SIZE`; also a mask of ours.
+impl Setting for ngx_uint_t {
+    const UNSET: Self = Self::MAX;
+
+    fn is_unset(&self) -> bool {
+        *self == Self::UNSET
+    }
+}
+
+/// nginx's `NGX_CONF_UNSET_PTR`.
+impl<T> Setting for *mut T {
+    const UNSET: Self = core::ptr::without_provenance_mut(usize::MAX);
+
+    fn is_unset(&self) -> bool {
+        *self == Self::UNSET
+    }
+}
+
+/// NULL. An empty string that was set is not.
+impl Setting for ngx_str_t {
+    const UNSET: Self = Self::empty();
+
+    fn is_unset(&self) -> bool {
+        self.data.is_null()
     }
 }
 
@@ -160,7 +201,7 @@ pub fn mask(
     empty: ngx_uint_t,
     mask: &mut ngx_uint_t,
 ) -> *mut c_char {
-    if *mask != 0 {
+    if !mask.is_unset() {
         return c"is duplicate".as_ptr().cast_mut();
     }
     *mask = empty;

@@ -1,64 +1,23 @@
 //! The directives for `https://`: as `proxy_ssl_*`, but the server is verified, and told its name, unless switched off.
 
 use core::ffi::{c_char, c_void};
-use core::{mem, ptr};
+use core::ptr;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_SSL_TLSv1, NGX_SSL_TLSv1_1, NGX_SSL_TLSv1_2,
-    NGX_SSL_TLSv1_3, ngx_command_t, ngx_conf_set_str_slot, ngx_conf_t, ngx_http_complex_value_t,
-    ngx_http_set_complex_value_slot, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_cleanup_add,
+    NGX_SSL_TLSv1, NGX_SSL_TLSv1_1, NGX_SSL_TLSv1_2, NGX_SSL_TLSv1_3, ngx_command_t, ngx_conf_t,
+    ngx_http_complex_value_t, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_cleanup_add,
     ngx_ssl_ciphers, ngx_ssl_cleanup_ctx, ngx_ssl_client_session_cache, ngx_ssl_create, ngx_ssl_t,
     ngx_ssl_trusted_certificate, ngx_str_t, ngx_uint_t,
 };
 use ngx::core::Status;
 use ngx::ngx_string;
 
-use super::slot::{self, UNSET};
-use super::{ANYWHERE, Invalid, LocationConf, command};
+use super::slot::{self, Setting};
+use super::{Invalid, LocationConf};
 use crate::ngx::request::bytes;
-
-/// The directives.
-pub const COMMANDS: [ngx_command_t; 6] = [
-    command(
-        ngx_string!("matrix_user_hash_ssl_verify"),
-        ANYWHERE | NGX_CONF_FLAG,
-        slot::flag,
-        mem::offset_of!(LocationConf, ssl.verify),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_ssl_trusted_certificate"),
-        ANYWHERE | NGX_CONF_TAKE1,
-        ngx_conf_set_str_slot,
-        mem::offset_of!(LocationConf, ssl.trusted_certificate),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_ssl_name"),
-        ANYWHERE | NGX_CONF_TAKE1,
-        ngx_http_set_complex_value_slot,
-        mem::offset_of!(LocationConf, ssl.name),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_ssl_server_name"),
-        ANYWHERE | NGX_CONF_FLAG,
-        slot::flag,
-        mem::offset_of!(LocationConf, ssl.server_name),
-    ),
-    command(
-        ngx_string!("matrix_user_hash_ssl_protocols"),
-        ANYWHERE | NGX_CONF_1MORE,
-        protocols,
-        0,
-    ),
-    command(
-        ngx_string!("matrix_user_hash_ssl_ciphers"),
-        ANYWHERE | NGX_CONF_TAKE1,
-        ngx_conf_set_str_slot,
-        mem::offset_of!(LocationConf, ssl.ciphers),
-    ),
-];
 
 /// Where systems keep the certificates of the authorities that they trust: Debian and Alpine, Red Hat, the BSDs. With the
 /// NUL that OpenSSL looks for: it is given the name without its length.
@@ -78,66 +37,37 @@ const PROTOCOLS: [(&[u8], u32); 4] = [
     (b"TLSv1.3", NGX_SSL_TLSv1_3),
 ];
 
+/// `TLSv1.2 TLSv1.3`.
+pub const DEFAULT_PROTOCOLS: ngx_uint_t = (NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3) as ngx_uint_t;
+
 /// What the directives of a block say.
 #[repr(C)]
 pub struct Settings {
-    verify: ngx_int_t,
-    server_name: ngx_int_t,
-    protocols: ngx_uint_t,
-    trusted_certificate: ngx_str_t,
-    ciphers: ngx_str_t,
-    name: *mut ngx_http_complex_value_t,
-}
-
-const UNSET_NAME: *mut ngx_http_complex_value_t = UNSET as *mut _;
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            verify: UNSET,
-            server_name: UNSET,
-            protocols: 0,
-            trusted_certificate: ngx_str_t::empty(),
-            ciphers: ngx_str_t::empty(),
-            name: UNSET_NAME,
-        }
-    }
+    pub(super) verify: ngx_int_t,
+    pub(super) server_name: ngx_int_t,
+    pub(super) protocols: ngx_uint_t,
+    pub(super) trusted_certificate: ngx_str_t,
+    pub(super) ciphers: ngx_str_t,
+    pub(super) name: *mut ngx_http_complex_value_t,
 }
 
 impl Settings {
-    /// Whether no directive stands in the block.
-    pub fn is_unset(&self) -> bool {
-        self.verify == UNSET
-            && self.server_name == UNSET
-            && self.protocols == 0
-            && self.trusted_certificate.data.is_null()
-            && self.ciphers.data.is_null()
-            && self.name == UNSET_NAME
+    /// Nothing set.
+    pub const fn new() -> Self {
+        Self {
+            verify: Setting::UNSET,
+            server_name: Setting::UNSET,
+            protocols: Setting::UNSET,
+            trusted_certificate: Setting::UNSET,
+            ciphers: Setting::UNSET,
+            name: Setting::UNSET,
+        }
     }
 
     /// Whether the name that a certificate must have depends on the request.
     pub fn name_varies(&self) -> bool {
         // SAFETY: nginx keeps a value that a directive gave in the cycle's pool; without variables it has no lengths.
         unsafe { self.name.as_ref() }.is_some_and(|name| !name.lengths.is_null())
-    }
-
-    /// Takes what is not set from the enclosing block, or by default.
-    pub fn inherit(&mut self, outer: &Self) {
-        slot::inherit(&mut self.verify, outer.verify, UNSET, 1);
-        slot::inherit(&mut self.server_name, outer.server_name, UNSET, 1);
-        slot::inherit(
-            &mut self.protocols,
-            outer.protocols,
-            0,
-            (NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3) as ngx_uint_t,
-        );
-        slot::inherit(&mut self.name, outer.name, UNSET_NAME, ptr::null_mut());
-        inherit_text(
-            &mut self.trusted_certificate,
-            &outer.trusted_certificate,
-            ngx_str_t::empty(),
-        );
-        inherit_text(&mut self.ciphers, &outer.ciphers, ngx_string!("DEFAULT"));
     }
 
     /// Makes the TLS context of a block's lookups.
@@ -223,18 +153,12 @@ fn blame(cf: &mut ngx_conf_t, directive: &str, value: &ngx_str_t) -> Invalid {
     Invalid
 }
 
-fn inherit_text(inner: &mut ngx_str_t, outer: &ngx_str_t, default: ngx_str_t) {
-    if inner.data.is_null() {
-        *inner = if outer.data.is_null() {
-            default
-        } else {
-            *outer
-        };
-    }
-}
-
 /// Reads `matrix_user_hash_ssl_protocols`.
-unsafe extern "C" fn protocols(
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+pub unsafe extern "C" fn protocols(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     conf: *mut c_void,

@@ -13,11 +13,14 @@ use nginx_sys::{
 };
 
 use super::LocationConf;
-use super::slot::{self, UNSET, UNSET_UINT, inherit as take};
+use super::slot;
 
 const SET: ngx_uint_t = NGX_CONF_BITMASK_SET as ngx_uint_t;
 /// What `ngx_http_upstream_next` is told when we want the next server.
 pub const INVALID_HEADER: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_INVALID_HEADER as ngx_uint_t;
+/// `error timeout`, nginx's own default.
+pub const DEFAULT_CASES: ngx_uint_t =
+    SET | (NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_TIMEOUT) as ngx_uint_t;
 const OFF: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
 
 /// What `matrix_user_hash_next_upstream` takes: the words of `proxy_next_upstream`, and `invalid_response` and
@@ -54,92 +57,25 @@ pub fn case_of(status: u16) -> Option<ngx_uint_t> {
     Some(case as ngx_uint_t)
 }
 
-/// Nothing set.
-pub fn unset() -> ngx_http_upstream_conf_t {
-    // SAFETY: nginx's modules make theirs with ngx_pcalloc and set what is not 0, as here.
+/// A structure in which no directive has set anything.
+pub fn new() -> ngx_http_upstream_conf_t {
+    // SAFETY: nginx's modules make theirs with ngx_pcalloc, as here.
     let mut conf: ngx_http_upstream_conf_t = unsafe { mem::zeroed() };
-    conf.local = UNSET as *mut _;
-    conf.socket_keepalive = UNSET;
-    conf.next_upstream_tries = UNSET_UINT;
-    conf.connect_timeout = UNSET_UINT;
-    conf.send_timeout = UNSET_UINT;
-    conf.read_timeout = UNSET_UINT;
-    conf.next_upstream_timeout = UNSET_UINT;
-    conf.buffer_size = UNSET_UINT;
     // An answer that was asked for is kept even if nobody waits for it any more.
     conf.ignore_client_abort = 1;
     conf
 }
 
-/// Whether no directive of the family stands in the block.
-pub fn is_unset(conf: &ngx_http_upstream_conf_t) -> bool {
-    conf.local == UNSET as *mut _
-        && conf.socket_keepalive == UNSET
-        && conf.next_upstream == 0
-        && [
-            conf.next_upstream_tries,
-            conf.connect_timeout,
-            conf.send_timeout,
-            conf.read_timeout,
-            conf.next_upstream_timeout,
-            conf.buffer_size,
-        ]
-        .iter()
-        .all(|&value| value == UNSET_UINT)
+/// nginx's page size, its own default for buffers.
+pub fn page_size() -> usize {
+    // SAFETY: nginx sets it before it reads the configuration (ngx_os_init).
+    unsafe { nginx_sys::ngx_pagesize }
 }
 
-/// Takes what is not set from the enclosing block, or by default (as `ngx_http_memcached_merge_loc_conf`, but for the
-/// timeouts: a lookup holds up a request, so they are 1 s).
-pub fn inherit(inner: &mut ngx_http_upstream_conf_t, outer: &ngx_http_upstream_conf_t) {
-    take(
-        &mut inner.local,
-        outer.local,
-        UNSET as *mut _,
-        core::ptr::null_mut(),
-    );
-    take(
-        &mut inner.socket_keepalive,
-        outer.socket_keepalive,
-        UNSET,
-        0,
-    );
-    take(
-        &mut inner.next_upstream_tries,
-        outer.next_upstream_tries,
-        UNSET_UINT,
-        0,
-    );
-    take(
-        &mut inner.connect_timeout,
-        outer.connect_timeout,
-        UNSET_UINT,
-        1000,
-    );
-    take(
-        &mut inner.send_timeout,
-        outer.send_timeout,
-        UNSET_UINT,
-        1000,
-    );
-    take(
-        &mut inner.read_timeout,
-        outer.read_timeout,
-        UNSET_UINT,
-        1000,
-    );
-    take(
-        &mut inner.next_upstream_timeout,
-        outer.next_upstream_timeout,
-        UNSET_UINT,
-        0,
-    );
-    // SAFETY: nginx sets its page size before it reads the configuration (ngx_os_init).
-    let page = unsafe { nginx_sys::ngx_pagesize };
-    take(&mut inner.buffer_size, outer.buffer_size, UNSET_UINT, page);
-    let default = SET | (NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_TIMEOUT) as ngx_uint_t;
-    take(&mut inner.next_upstream, outer.next_upstream, 0, default);
-    if inner.next_upstream & OFF != 0 {
-        inner.next_upstream = SET | OFF;
+/// `off` takes all other words away.
+pub fn tidy(conf: &mut ngx_http_upstream_conf_t) {
+    if conf.next_upstream & OFF != 0 {
+        conf.next_upstream = SET | OFF;
     }
 }
 

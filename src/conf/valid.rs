@@ -6,10 +6,11 @@ use matrix_user_hash_core::time::Seconds;
 use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_int_t, ngx_parse_time, ngx_str_t, ngx_uint_t};
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 
+use super::slot::Setting;
 use super::{LocationConf, args};
 
 /// How long each kind of answer is fresh; `None` is not set.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Valid {
     /// 200: whose token it is.
     known: Option<Seconds>,
@@ -24,14 +25,33 @@ const LONGEST: ngx_int_t = 365 * 24 * 3600;
 /// The longest that a failure may be remembered, in milliseconds (interface.md).
 const LONGEST_FAILURE: ngx_int_t = 1000;
 
-impl Valid {
-    /// Takes what is not set from the enclosing block, or by default.
-    pub fn inherit(&mut self, outer: &Self) {
-        self.known = self.known.or(outer.known).or(Some(Seconds::new(3600)));
-        self.refused = self.refused.or(outer.refused).or(Some(30_000));
-        self.failed = self.failed.or(outer.failed).or(Some(1000));
+/// `200 1h; 401 30s; any 1s`.
+pub const DEFAULT: Valid = Valid {
+    known: Some(Seconds::new(3600)),
+    refused: Some(30_000),
+    failed: Some(1000),
+};
+
+impl Setting for Valid {
+    const UNSET: Self = Self {
+        known: None,
+        refused: None,
+        failed: None,
+    };
+
+    fn is_unset(&self) -> bool {
+        *self == Self::UNSET
     }
 
+    /// Each kind for itself.
+    fn inherit(&mut self, outer: Self, default: Self) {
+        self.known = self.known.or(outer.known).or(default.known);
+        self.refused = self.refused.or(outer.refused).or(default.refused);
+        self.failed = self.failed.or(outer.failed).or(default.failed);
+    }
+}
+
+impl Valid {
     /// How long the table's answer is fresh.
     pub fn known(&self) -> Seconds {
         self.known.unwrap_or_default()
