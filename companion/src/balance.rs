@@ -4,6 +4,7 @@
 //! as their hash, as in the log.
 
 mod chance;
+mod html;
 mod text;
 
 use std::cmp::Reverse;
@@ -59,6 +60,9 @@ pub struct Report {
     /// What makes a user heavy.
     #[serde(skip)]
     pub by: Measure,
+    /// When the workers' intervals begin, and how many seconds each has.
+    #[serde(skip)]
+    pub timeline: (i64, i64),
 }
 
 /// A count with its name.
@@ -137,6 +141,9 @@ pub struct Worker {
     pub failed_attempts: u64,
     /// Its heaviest users.
     pub heaviest: Vec<Heavy>,
+    /// Requests by interval.
+    #[serde(skip)]
+    pub timeline: Vec<u64>,
 }
 
 /// A heavy user of a worker.
@@ -276,6 +283,7 @@ impl Report {
             groups,
             user: tally.options().watched.map(|user| watched(tally, user)),
             by,
+            timeline: (tally.timeline_start.unwrap_or(0), tally.timeline_step),
         }
     }
 }
@@ -313,6 +321,7 @@ fn groups(tally: &Tally, top: usize) -> Vec<Group> {
                     errors: place.counts.errors,
                     failed_attempts: place.failed,
                     heaviest: std::mem::take(&mut heaviest[at]),
+                    timeline: place.timeline.clone(),
                 })
                 .collect();
             workers.sort_by(|a, b| a.worker.cmp(&b.worker));
@@ -374,7 +383,7 @@ pub fn even_by_lot(
 }
 
 /// The largest load over the mean, each next to its weight; 1 where there is nothing.
-fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
+pub fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
     let (load, weight): (u64, u64) = (loads.iter().sum(), weights.iter().sum());
     let of_one = |(load, weight): (&u64, &u64)| *load as f64 / (*weight).max(1) as f64;
     let largest = loads.iter().zip(weights).map(of_one).fold(0.0, f64::max);
@@ -383,11 +392,6 @@ fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
     } else {
         largest * weight as f64 / load as f64
     }
-}
-
-/// The same for workers of the same weight.
-pub fn largest_over_mean(loads: &[u64]) -> f64 {
-    largest_for_its_weight(loads, &vec![1; loads.len()])
 }
 
 /// Amount and user, the least amount first in a heap; of equals, the larger hash.

@@ -211,6 +211,9 @@ pub struct Log {
     /// Write JSON
     #[arg(long)]
     pub json: bool,
+    /// Also write a page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Say nothing of the progress
     #[arg(short, long)]
     pub quiet: bool,

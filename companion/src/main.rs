@@ -10,6 +10,7 @@ mod diagnostic;
 mod diff;
 mod files;
 mod hash;
+mod html;
 mod input;
 mod log;
 mod model;
@@ -101,6 +102,9 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             let watched = user.as_deref().map(user_hash).transpose()?;
             let tally = tally(&log, watched, by)?;
             let report = balance::Report::new(&tally, top);
+            if let Some(file) = &log.html {
+                report.page("Who is where, and who is heavy")?.write(file)?;
+            }
             say(&if log.json {
                 json(&report)?
             } else {
@@ -109,6 +113,9 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
         }
         Command::Simulate(arguments) => {
             let report = simulated(&arguments)?;
+            if let Some(file) = &arguments.log.html {
+                report.page()?.write(file)?;
+            }
             say(&if arguments.log.json {
                 json(&report)?
             } else {

@@ -4,13 +4,14 @@
 //! Out comes a [`Report`]: shares before and after, who moves, what whoami would have to bear, and how even more or fewer
 //! workers would be.
 
+mod html;
 mod lookups;
 mod ring;
 mod text;
 
 use serde::Serialize;
 
-use crate::balance::{Even, even_by_lot};
+use crate::balance::{Even, even_by_lot, largest_for_its_weight};
 use crate::log::line::{Line, attempts};
 use crate::log::tally::{Counts, Tally};
 
@@ -192,7 +193,7 @@ pub struct Moved {
 pub struct Number {
     /// How many.
     pub workers: usize,
-    /// The largest over the mean, in requests.
+    /// The largest over the mean, in requests, each next to its weight.
     pub evenness: f64,
     /// The largest worker's part of all requests.
     pub largest_share: f64,
@@ -368,14 +369,20 @@ fn numbers(users: &[(u64, Counts)], wanted: &Ring) -> Vec<Number> {
     let most = (2 * wanted.servers().len()).max(8);
     (1..=most)
         .map(|workers| {
-            let requests: Vec<u64> = loads(users, &wanted.of_size(workers))
+            let ring = wanted.of_size(workers);
+            let requests: Vec<u64> = loads(users, &ring)
                 .iter()
                 .map(|(_, counts)| counts.requests)
+                .collect();
+            let weights: Vec<u64> = ring
+                .servers()
+                .iter()
+                .map(|server| u64::from(server.weight))
                 .collect();
             let all: u64 = requests.iter().sum();
             Number {
                 workers,
-                evenness: crate::balance::largest_over_mean(&requests),
+                evenness: largest_for_its_weight(&requests, &weights),
                 largest_share: requests.iter().max().copied().unwrap_or(0) as f64
                     / all.max(1) as f64,
             }

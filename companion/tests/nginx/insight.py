@@ -4,6 +4,8 @@ import collections
 import gzip
 import json
 import math
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -120,6 +122,52 @@ def check_nothing_secret_is_shown():
         assert "syt_" not in out + err, err
 
 
+def rendered_by_a_browser(page, picture=None):
+    """The text of a page after a browser has laid it out, and a picture of it among the artefacts."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert browser, "no chromium: scripts/companion-test installs it"
+    with tempfile.TemporaryDirectory() as profile:
+        args = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
+                "--window-size=1100,1800"]
+        if picture:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run([*args, f"--screenshot={picture}", page.as_uri()], capture_output=True, check=True, timeout=60)
+        done = subprocess.run([*args, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+def check_pages_are_whole_and_have_the_figures():
+    """the pages of --html need nothing from elsewhere, open in a browser, and have the figures of the report and a plot"""
+    pictures = bed.ROOT / "build" / "insight"
+    with tempfile.TemporaryDirectory() as folder:
+        log, page = Path(folder, "access.log"), Path(folder, "page.html")
+        log.write_text("".join(line + "\n" for line in generate.log(lines=LINES, users=300)))
+        got, _ = balance(log, "--html", page)
+        seen = rendered_by_a_browser(page, pictures / "balance.png")
+        whole(page, seen, plots=5)
+        workers = [worker for group in got["groups"] for worker in group["workers"]]
+        for worker in workers:
+            assert f'<td>{worker["worker"]}</td>' in seen and f'<td>{worker["requests"]:,}</td>' in seen, worker
+            assert worker["heaviest"] == [] or worker["heaviest"][0]["user"] in seen
+        got = simulate(log, "--workers", "10.0.0.1:8083,10.0.0.2:8083=2", "--html", page)
+        seen = rendered_by_a_browser(page, pictures / "simulate.png")
+        whole(page, seen, plots=2)
+        assert f'{got["moved"]["users"]:,} ({got["moved"]["share"]:.1%})' in seen
+        for share in got["wanted"]["workers"]:
+            assert f'<td>{share["requests"]:,}</td>' in seen, share
+    return "pictures in build/insight"
+
+
+def whole(page, seen, plots):
+    text = page.read_text()
+    # A browser that has parsed a plot has its elements; the file alone could hold anything.
+    assert seen.count("<svg") == plots and seen.count("<polyline") + seen.count("<rect") > plots, seen[:500]
+    assert "prefers-color-scheme: dark" in text
+    for foreign in ("<script", "<link", "<img", "@import", "src=", "href="):
+        assert foreign not in text, foreign
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {"http://www.w3.org/2000/svg"}, text[:500]
+
+
 def simulate(*args):
     return json.loads(bed.companion("simulate", "--json", *args)[0])
 
@@ -159,6 +207,8 @@ def check_simulate_equals_a_plain_computation():
         for user, count in requests.items():
             loads[ring.pick(user)] += count
         assert math.isclose(number["largest_share"], max(loads.values()) / requests.total()), (number, loads)
+        even = max(loads[name] / weight for name, weight in servers) * sum(weight for _, weight in servers) / requests.total()
+        assert math.isclose(number["evenness"], even), (number, even)
     keeping = [number["workers"] for number in got["numbers"] if number["evenness"] <= 1.3]
     assert got["recommended"]["most_workers"] == max(keeping)
     assert got["recommended"]["fewest_workers"] == min(n["workers"] for n in got["numbers"] if n["largest_share"] <= 0.3)
