@@ -59,7 +59,7 @@ sub adds {
     my %has = map { $_ => 1 } keys %{ $zones->{users} };
     my @named = qw(entries capacity hits misses shared stale refused errors timeouts anonymous evictions lookups_in_flight);
     is_deeply([grep { !$has{$_} } @named], [], '… and every figure that the interface names');
-    is_deeply([sort keys %{ $zones->{users}{errors} }], [sort qw(connect timeout status head body too_large)], '… errors by kind');
+    is_deeply([sort keys %{ $zones->{users}{errors} }], [sort qw(connect timeout status head body too_large local)], '… errors by kind');
     my $default = get($port, '/default');
     ok($default->{status} == 200 && ($default->{headers}{'content-type'} eq 'application/json' || $default->{body} =~ /^# HELP/), 'a format is the default');
     is(request($port, "HEAD /json HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", head => 1)->{body}, '', 'HEAD has no body');

@@ -7,6 +7,7 @@
 use core::ffi::{c_char, c_void};
 use core::ptr;
 
+use matrix_user_hash_core::engine::Terms;
 use nginx_sys::{
     ngx_conf_t, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
 };
@@ -249,19 +250,17 @@ impl LocationConf {
         true
     }
 
-    /// How long a request may be held, in milliseconds.
-    pub fn hold(&self) -> u64 {
-        self.timeout as u64
-    }
-
-    /// How many lookups may be in flight in the zone.
-    pub fn most_lookups(&self) -> u32 {
-        u32::try_from(self.max_lookups).unwrap_or(1)
-    }
-
-    /// Whether an answer past its freshness still answers.
-    pub fn serves_stale(&self) -> bool {
-        self.stale != 0
+    /// What the engine has to know of it.
+    #[inline]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            fresh: self.valid.known(),
+            serves_stale: self.stale != 0,
+            refused: self.valid.refused(),
+            failed: self.valid.failed(),
+            max_lookups: u32::try_from(self.max_lookups).unwrap_or(1),
+            timeout: self.timeout as u64,
+        }
     }
 }
 

@@ -27,11 +27,12 @@ mod ngx;
 
 mod conf;
 mod fault;
+mod local;
+mod location;
 mod lookup;
 mod metrics;
 mod phase;
 mod saver;
-mod status;
 mod variables;
 mod waiter;
 mod worker;

@@ -17,12 +17,9 @@ use core::ptr::{self, NonNull};
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use matrix_user_hash_core::shm::breaker::Admit;
-use matrix_user_hash_core::shm::claims::Permit;
+use matrix_user_hash_core::engine::Job;
 use matrix_user_hash_core::shm::throttle::Notice;
-use matrix_user_hash_core::time::Millis;
-use matrix_user_hash_core::user::UserHash;
-use matrix_user_hash_core::whoami::{FailureKind, Response};
+use matrix_user_hash_core::whoami::{FailureKind, LookupError, LookupResult, Response};
 use nginx_sys::{
     ngx_connection_t, ngx_event_t, ngx_http_connection_t, ngx_http_create_request,
     ngx_http_free_request, ngx_http_log_ctx_t, ngx_http_post_subrequest_t, ngx_http_request_t,
@@ -33,11 +30,10 @@ use ngx::http::HttpModule;
 
 use crate::Module;
 use crate::conf::Pass;
+use crate::location::Location;
 use crate::ngx::event::{Alarm, Ring};
 use crate::ngx::request::Request;
 use crate::ngx::{compat, guard, log, memory};
-use crate::phase::{Question, Site};
-use crate::worker;
 use crate::zone::now;
 
 mod detached;
@@ -54,40 +50,34 @@ const FAIR: Duration = Duration::from_millis(250);
 
 /// A lookup that is to be sent.
 pub struct Order {
-    /// Its number in this worker.
-    pub id: u64,
     /// For whom.
-    pub site: Site,
-    /// What is asked.
-    pub question: Question,
-    /// The right to ask it.
-    pub permit: Permit,
-    /// Whether it finds out if a homeserver that failed is back, or is one of many.
-    pub admitted: Admit,
-    /// When it is given up.
-    pub deadline: Millis,
+    pub site: Location,
+    /// What is asked, and by when.
+    pub job: Job,
     /// When it was ordered.
     pub sent: Instant,
     /// Whether its failure would be the homeserver's.
     pub is_fair: bool,
+    /// Takes what came of it.
+    done: fn(Order, LookupResult),
 }
 
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// A user.
-    User {
-        /// Whose the token is.
-        user: UserHash,
-        /// Whether the answer names a device.
-        has_device: bool,
-        /// Whether that is the user that the application service asked for.
-        is_asked: bool,
-    },
-    /// The homeserver does not know the token.
-    Refused,
-    /// No answer.
-    Failed(FailureKind),
+impl Order {
+    /// A lookup for a location; `done` is called when it has ended, if [`send`] does not give it back.
+    pub fn new(location: &Location, job: Job, done: fn(Self, LookupResult)) -> Self {
+        Self {
+            site: *location,
+            job,
+            sent: Instant::now(),
+            is_fair: true,
+            done,
+        }
+    }
+}
+
+/// There was no answer.
+const fn failed(kind: FailureKind) -> LookupResult {
+    Err(LookupError::Failed(kind))
 }
 
 /// A lookup on its way.
@@ -109,7 +99,7 @@ struct Lookup {
     #[cfg(feature = "faults")]
     agent: Option<Vec<u8>>,
     order: Option<Order>,
-    report: Option<Report>,
+    report: Option<LookupResult>,
     deadline: Option<Alarm>,
     /// Frees the lookup in the next turn, when no frame of nginx uses its connection any more.
     retirement: Option<Alarm>,
@@ -126,6 +116,10 @@ struct Lookup {
 }
 
 /// Sends a lookup, built from what the client's request gives. The order comes back if there is no memory for it.
+#[allow(
+    clippy::result_large_err,
+    reason = "it comes back where memory is lacking: there is none for a box, either"
+)]
 pub fn send(client: Request, order: Order) -> Result<(), Order> {
     let Pass::On(target) = order.site.conf.pass else {
         return Err(order);
@@ -191,13 +185,17 @@ impl Lookup {
     /// # Safety
     ///
     /// `this` is what [`Self::create`] made, and `client` is live.
+    #[allow(
+        clippy::result_large_err,
+        reason = "it comes back where memory is lacking: there is none for a box, either"
+    )]
     unsafe fn launch(this: NonNull<Self>, client: Request, order: Order) -> Result<(), Order> {
         let lookup = this.as_ptr();
         // SAFETY: the lookup lives, does not move, and nothing else refers to it. The client's connection, its
         // addresses and its configuration are live; what is kept of them is copied, but for the listening socket and
         // the configuration, which belong to the cycle.
         unsafe {
-            let deadline = order.deadline.since(now());
+            let deadline = order.job.deadline.since(now());
             (*lookup).order = Some(order);
             Self::connect(lookup, client);
             let log = (*lookup).log;
@@ -282,11 +280,11 @@ impl Lookup {
             if let Some(alarm) = &(*lookup).retirement {
                 alarm.post();
             }
-            let report = (*lookup).report.unwrap_or(Report::Failed(otherwise));
-            if let Report::Failed(kind) = report {
+            let report = (*lookup).report.unwrap_or(failed(otherwise));
+            if let Err(LookupError::Failed(kind)) = report {
                 Self::complain(lookup, &order, kind);
             }
-            worker::landed(order, &report);
+            (order.done)(order, report);
         }
     }
 
@@ -299,7 +297,7 @@ impl Lookup {
         let due = order
             .site
             .zone
-            .with_local(|local| local.is_due(Notice::Failure(kind)))
+            .with_local(|local| local.engine.is_due(Notice::Failure(kind), now()))
             .unwrap_or(false);
         let Pass::On(target) = order.site.conf.pass else {
             return;
@@ -330,14 +328,14 @@ impl Lookup {
         }
         #[cfg(not(ngx_feature = "http_ssl"))]
         let _ = lookup;
-        question::explain(kind).into()
+        kind.to_string().into()
     }
 
     /// What a complete response says.
-    fn judge(&mut self, response: &Response<'_>) -> Report {
+    fn judge(&mut self, response: &Response<'_>) -> LookupResult {
         #[cfg(feature = "faults")]
         crate::fault::at(crate::fault::Place::Answer, self.agent.as_deref());
-        question::judge(response, self.asked.as_deref())
+        response.result(self.asked.as_deref())
     }
 }
 
@@ -368,9 +366,7 @@ unsafe fn overdue(subject: *mut c_void, _why: Ring) {
                 order.is_fair = order.sent.elapsed() >= FAIR;
                 (*lookup).overdue = order.is_fair;
             }
-            (*lookup)
-                .report
-                .get_or_insert(Report::Failed(FailureKind::Timeout));
+            (*lookup).report.get_or_insert(failed(FailureKind::Timeout));
             Lookup::conclude(lookup, FailureKind::Timeout);
         }
     });

@@ -12,10 +12,11 @@ use nginx_sys::{
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
+use crate::Module;
 use crate::conf::{LocationConf, args};
 use crate::ngx::guard;
+use crate::ngx::process;
 use crate::zone::now;
-use crate::{Module, worker};
 
 /// How the figures are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ fn figures(zones: &[&'static crate::zone::SharedZone], format: Format) -> (Strin
             let zone = shared.ready()?;
             Some((
                 &*shared.name,
-                Snapshot::read(&zone, now(), shared.inactive, worker::is_alive),
+                Snapshot::read(&zone, now(), shared.inactive, process::is_alive),
             ))
         })
         .collect();

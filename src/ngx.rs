@@ -4,8 +4,10 @@
 pub mod log;
 
 pub mod built_for;
+pub mod clock;
 pub mod compat;
 pub mod event;
 pub mod guard;
 pub mod memory;
+pub mod process;
 pub mod request;

@@ -18,7 +18,7 @@ use crate::Module;
 use crate::conf::MainConf;
 use crate::ngx::event::{Alarm, Ring};
 use crate::ngx::{guard, log};
-use crate::zone::SharedZone;
+use crate::zone::{SharedZone, now};
 
 /// How often zones are saved, in milliseconds. What a crash of the whole machine may cost is that much of new answers.
 const EVERY: usize = 60_000;
@@ -146,7 +146,7 @@ fn complain(zone: &str, path: &Path, error: &io::Error) {
     let due = zones()
         .iter()
         .find(|shared| shared.name == zone)
-        .and_then(|shared| shared.with_local(|local| local.is_due(Notice::State)))
+        .and_then(|shared| shared.with_local(|local| local.engine.is_due(Notice::State, now())))
         .unwrap_or(true);
     if due {
         log::warning!(

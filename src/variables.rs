@@ -4,17 +4,18 @@
 //! rest of its life: subrequests share that array, and an internal redirect leaves it alone. Before that, the getters
 //! give emptiness that nginx does not keep.
 
-use matrix_user_hash_core::user::UserHash;
+use matrix_user_hash_core::engine::Resolution;
 use nginx_sys::{
     ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
     ngx_http_variable_value_t, ngx_int_t, ngx_str_t, ngx_uint_t,
 };
 use ngx::core::Status as Code;
+use ngx::http::HttpModuleMainConf as _;
 use ngx::ngx_string;
 
+use crate::Module;
 use crate::ngx::compat;
 use crate::ngx::request::Request;
-use crate::status::Status;
 
 /// Where the variables are in `r->variables`, for one cycle.
 #[derive(Clone, Copy, Default)]
@@ -26,17 +27,6 @@ pub struct Indexes {
     pub forwarded_for: ngx_uint_t,
     /// nginx's `$scheme`, likewise.
     pub scheme: ngx_uint_t,
-}
-
-/// How a request came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resolution {
-    /// What `hash … consistent` takes; nothing lets it go round.
-    pub hash: Option<UserHash>,
-    /// How it was found.
-    pub status: Status,
-    /// How long that held the request, in milliseconds, if it had to wait.
-    pub held: Option<u64>,
 }
 
 /// Adds the variables to the configuration.
@@ -103,13 +93,24 @@ unsafe extern "C" fn unresolved(
 
 static EMPTY: [u8; 1] = [0];
 
+/// Where this cycle's requests keep our variables.
+pub fn indexes<'c>(request: Request) -> &'c Indexes {
+    // SAFETY: a live request has the main configurations of its cycle; our module's is a `MainConf`.
+    let main = Module::main_conf(unsafe { &*request.as_ptr() });
+    &main
+        .expect("a request has our module's configuration")
+        .indexes
+}
+
 /// Whether the request was resolved before: by the location that it was redirected from.
 pub fn is_resolved(request: Request, indexes: &Indexes) -> bool {
     request.variable_slot(indexes.status).valid() != 0
 }
 
 /// Writes the variables. Without memory they stay empty, and the request goes round.
-pub fn write(request: Request, indexes: &Indexes, resolution: &Resolution) {
+///
+/// `held` is how long the request had to wait, in milliseconds, if it had to.
+pub fn write(request: Request, indexes: &Indexes, resolution: &Resolution, held: Option<u64>) {
     let hash = match resolution.hash {
         None => Some((EMPTY.as_ptr(), 0)),
         Some(hash) => request
@@ -125,7 +126,7 @@ pub fn write(request: Request, indexes: &Indexes, resolution: &Resolution) {
         status.as_ptr(),
         status.len(),
     );
-    let (data, len) = match resolution.held.map(seconds) {
+    let (data, len) = match held.map(seconds) {
         None => ("-".as_ptr(), 1),
         Some((text, len)) => match request.copy(&text) {
             Some(copy) => (copy.as_ptr().cast_const(), len),

@@ -1,124 +1,35 @@
-//! What one worker process keeps beside a zone, and how its requests share lookups.
+//! Carries out what the engine decides: lookups are sent, requests woken, timers set and lines logged.
 //!
-//! For each key that is being asked about there is one [`Flight`] in the worker, with the requests that wait for it
-//! (`worker/flights.rs`). Its lookup is either our own (leading), another worker's (following), or has to wait for a turn.
-//! Leading ends with a call of [`landed`], which notes the outcome (`worker/outcome.rs`); following and waiting are polled,
-//! from 1 ms on with growing pauses.
-//!
-//! Nothing here calls nginx while the worker's state is borrowed: a lookup may end before its start has returned.
+//! Nothing here calls nginx while the engine is borrowed: a lookup may end before its start has returned.
 
-use std::collections::{HashMap, VecDeque};
+use core::ffi::c_void;
+use core::ptr::NonNull;
 
-use matrix_user_hash_core::key::Key;
-use matrix_user_hash_core::metrics::{Counter, Slot};
-use matrix_user_hash_core::negative::Refused;
-use matrix_user_hash_core::shm::throttle::Notice;
-use matrix_user_hash_core::shm::zone::Zone;
-use matrix_user_hash_core::time::Millis;
-use matrix_user_hash_core::whoami::FailureKind;
+use matrix_user_hash_core::engine::{
+    Client, Command, Ended, Event, Job, Joined, Outcome, Question,
+};
+use matrix_user_hash_core::metrics::Counter;
+use matrix_user_hash_core::whoami::{FailureKind, LookupError, LookupResult};
 
-use crate::lookup::{self, Order, Report};
-use crate::ngx::event::{Alarm, Ring};
-use crate::ngx::guard;
-use crate::ngx::log;
+use crate::local::Handle;
+use crate::location::Location;
+use crate::lookup::{self, Order};
+use crate::ngx::event::Ring;
 use crate::ngx::request::Request;
-use crate::phase::{Question, Site};
-use crate::waiter::Waiter;
+use crate::ngx::{guard, log};
+use crate::waiter::{Callbacks, Waiter};
 use crate::zone::{SharedZone, now};
 
-use flights::{Departure, Flight};
-
-mod flights;
-mod outcome;
-
-/// How often the same thing is logged, in milliseconds.
-const LOG_EVERY: u64 = 60_000;
-
-/// What one worker keeps beside a zone.
-pub struct Local {
-    /// The shared part.
-    pub zone: Zone<'static>,
-    /// Tokens without a user.
-    pub refused: Refused,
-    /// Room to decode a token from a query; empty between requests.
-    pub scratch: Vec<u8>,
-    shared: &'static SharedZone,
-    counters: Slot<'static>,
-    pid: u32,
-    flights: HashMap<Key, Flight>,
-    following: Vec<Key>,
-    /// In the order in which they came.
-    turns: VecDeque<Key>,
-    /// The first of them waits for a place below that many lookups; 0 if it does not.
-    full_at: u32,
-    /// How long lookups take that are answered, in milliseconds: the last counts an eighth.
-    takes: u64,
-    /// How many lookups this worker has ordered.
-    lookups: u64,
-    poll: Alarm,
-    pause: u64,
-    complained: Option<Millis>,
-}
-
-impl Local {
-    /// For the worker that first uses the zone; nothing without memory.
-    pub fn new(shared: &'static SharedZone, zone: Zone<'static>) -> Option<Self> {
-        // SAFETY: nginx sets both before a worker serves requests, and the cycle's log outlives the zone; `polled`
-        // guards itself, and the alarm is dropped with what it belongs to.
-        let (worker, pid, poll) = unsafe {
-            let subject = core::ptr::from_ref(shared).cast_mut().cast();
-            let poll = Alarm::new(log::cycle_log(), true, polled, subject)?;
-            (nginx_sys::ngx_worker, nginx_sys::ngx_pid, poll)
-        };
-        Some(Self {
-            zone,
-            refused: Refused::new(),
-            scratch: Vec::new(),
-            shared,
-            counters: zone.counters().slot(worker),
-            pid: u32::try_from(pid).unwrap_or(1),
-            flights: HashMap::new(),
-            following: Vec::new(),
-            turns: VecDeque::new(),
-            full_at: 0,
-            takes: 0,
-            lookups: 0,
-            poll,
-            pause: 1,
-            complained: None,
-        })
-    }
-
-    /// The moment of this turn of the event loop.
-    pub fn now(&self) -> Millis {
-        now()
-    }
-
-    /// Counts.
-    pub fn count(&self, counter: Counter) {
-        self.counters.count(counter);
-    }
-
-    /// Whether something that would repeat should be logged by this worker now.
-    pub fn is_due(&self, notice: Notice) -> bool {
-        self.zone.notices().is_due(notice, self.now(), LOG_EVERY)
-    }
-}
-
-/// Whether a process exists, whoever's it is.
-pub fn is_alive(pid: u32) -> bool {
-    let Ok(pid) = libc::pid_t::try_from(pid) else {
-        return false;
-    };
-    // SAFETY: signal 0 is sent to nobody; it only asks (kill(2)).
-    let missing = unsafe { libc::kill(pid, 0) } != 0
-        && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
-    !missing
-}
+/// What nginx calls for a waiting request.
+pub static CALLBACKS: Callbacks = Callbacks {
+    rung: resumed,
+    abandoned,
+};
 
 /// Lets a request wait for the answer to `question`, and sends a lookup if nobody has. False without memory to wait in.
-pub fn ask(request: Request, site: &Site, question: Question) -> bool {
-    let Some(mut waiter) = Waiter::seat(request, site, question) else {
+pub fn ask(request: Request, location: &Location, question: Question) -> bool {
+    let is_new = Waiter::of(request, &CALLBACKS).is_none();
+    let Some(mut waiter) = seat(request, location, question) else {
         return false;
     };
     // SAFETY: it lives, and nothing else refers to it now.
@@ -126,64 +37,194 @@ pub fn ask(request: Request, site: &Site, question: Question) -> bool {
     if waiter.outcome.is_some() {
         return true;
     }
-    match site.zone.with_local(|local| local.board(waiter)) {
-        Some(Ok(departure)) => {
-            if let Some(departure) = departure {
-                depart(departure);
+    let (ask, zone) = (waiter.ask(), location.zone);
+    let joined = zone.with_local(|local| {
+        let subject = core::ptr::from_ref(zone).cast_mut().cast();
+        // SAFETY: the zone lives as long as the cycle, and its timer no longer; `polled` guards itself.
+        let can_poll = unsafe { local.make_poll(polled, subject) };
+        can_poll.then(|| local.engine.join(&ask, now()).ok())?
+    });
+    match joined.flatten() {
+        None => {
+            if is_new {
+                discard(request);
             }
-            true
+            return false;
         }
-        Some(Err(_)) | None => false,
+        Some(Joined::Settled(outcome)) => waiter.deliver(outcome),
+        Some(Joined::Waits(slot, waits_for)) => {
+            log::debug!(
+                request.log(),
+                "matrix_user_hash: waits for {waits_for}, at most {} ms",
+                ask.deadline.since(now())
+            );
+            waiter.slot = Some(slot);
+        }
+    }
+    carry_out(zone);
+    true
+}
+
+/// Makes a request wait, from the moment on when it first waited.
+fn seat(request: Request, location: &Location, question: Question) -> Option<NonNull<Waiter>> {
+    let waiter = match Waiter::of(request, &CALLBACKS) {
+        Some(mut waiter) => {
+            // SAFETY: it lives, and nothing else refers to it now.
+            unsafe { waiter.as_mut() }.ask_again(question);
+            waiter
+        }
+        None => Waiter::create(request, location, question, &CALLBACKS)?,
+    };
+    request.park();
+    Some(waiter)
+}
+
+/// Frees what a request waited with, if it did.
+pub fn discard(request: Request) {
+    if let Some(waiter) = Waiter::of(request, &CALLBACKS) {
+        // SAFETY: it lives, and nothing refers to it but its flight.
+        let was_parked = unsafe {
+            let was_parked = waiter.as_ref().is_parked();
+            Waiter::free(waiter);
+            was_parked
+        };
+        if was_parked {
+            request.unpark();
+        }
     }
 }
 
 /// Refreshes what is stale in the background, if it can be done at once; if not, the next request tries again.
-pub fn refresh(request: Request, site: &Site, question: Question) {
-    let departure = site
+pub fn refresh(request: Request, location: &Location, question: Question) {
+    let (terms, client) = (location.conf.terms(), Client::of_address(request.address()));
+    let job = location
         .zone
-        .with_local(|local| local.board_nobody(request, site, question));
-    if let Some(Some(departure)) = departure {
-        depart(departure);
+        .with_local(|local| local.engine.refresh(question, &terms, client, now()));
+    if let Some(Some(job)) = job {
+        send(request, location, job);
+    }
+    carry_out(location.zone);
+}
+
+/// Carries out all that is to be done.
+fn carry_out(zone: &'static SharedZone) {
+    while let Some(Some(command)) = zone.with_local(|local| local.engine.next_command()) {
+        match command {
+            Command::Send(job, waiter) => {
+                // SAFETY: a waiter leaves its slot before it is freed, and takes its commands with it.
+                let waiter = unsafe { waiter.cast::<Waiter>().as_ref() };
+                send(waiter.request, &waiter.location, job);
+            }
+            Command::Wake(waiter, outcome) => wake(waiter, outcome),
+            Command::PollIn(milliseconds) => {
+                zone.with_local(|local| local.poll_in(milliseconds));
+            }
+            Command::Log(event) => say(zone, event),
+        }
     }
 }
 
-/// A request went on without having had a turn: says so now and then.
-pub fn overloaded(site: &Site) {
-    site.zone.with_local(|local| {
-        if local.is_due(Notice::Overload) {
-            log::warning!(
-                log::cycle_log(),
-                "matrix_user_hash: zone \"{}\": {} lookups are in flight and requests go on without a turn; whoami is \
-                 slow, or matrix_user_hash_max_lookups is low",
-                local.shared.name,
-                site.conf.most_lookups()
-            );
-        }
-    });
+fn wake(waiter: Handle, outcome: Outcome) {
+    // SAFETY: a waiter leaves its slot before it is freed, and takes its commands with it.
+    unsafe { waiter.cast::<Waiter>().as_mut() }.deliver(outcome);
 }
 
 /// Sends a lookup with what the request gives to build it from.
-fn depart(departure: Departure) {
-    let Departure { request, order } = departure;
-    if let Err(mut order) = lookup::send(request, order) {
-        order.is_fair = false;
-        landed(order, &Report::Failed(FailureKind::Connect));
+fn send(request: Request, location: &Location, job: Job) {
+    let order = Order::new(location, job, done);
+    if let Err(order) = lookup::send(request, order) {
+        done(order, Err(LookupError::Failed(FailureKind::Local)));
     }
 }
 
-/// Takes the outcome of a lookup of ours.
-pub fn landed(order: Order, report: &Report) {
+/// A lookup of ours has ended.
+fn done(order: Order, result: LookupResult) {
     let zone = order.site.zone;
-    zone.with_local(|local| local.note(order, report));
+    let ended = Ended {
+        result,
+        micros: u64::try_from(order.sent.elapsed().as_micros()).unwrap_or(u64::MAX),
+        is_fair: order.is_fair,
+    };
+    zone.with_local(|local| local.engine.done(order.job, &ended, now()));
+    carry_out(zone);
 }
 
-/// The alarm of a worker's poll; posted, when a lookup has made room.
-unsafe fn polled(subject: *mut core::ffi::c_void, _why: Ring) {
+/// The timer of a worker process's poll; posted, when a lookup has made room.
+unsafe fn polled(subject: *mut c_void, _why: Ring) {
     guard::guard((), || {
-        // SAFETY: the zone lives as long as the cycle, and its alarm no longer.
+        // SAFETY: the zone lives as long as the cycle, and its timer no longer.
         let zone: &'static SharedZone = unsafe { &*subject.cast::<SharedZone>() };
-        for departure in zone.with_local(Local::poll).unwrap_or_default() {
-            depart(departure);
-        }
+        zone.with_local(|local| local.engine.poll(now()));
+        carry_out(zone);
     });
+}
+
+/// The timer of a waiting request: its time is up, or it has an outcome.
+unsafe fn resumed(subject: *mut c_void, why: Ring) {
+    guard::guard((), || {
+        // SAFETY: the timer is dropped with its waiter.
+        let waiter = unsafe { &mut *subject.cast::<Waiter>() };
+        let zone = waiter.location.zone;
+        if waiter.outcome.is_none() {
+            if why == Ring::Posted {
+                return;
+            }
+            waiter.give_up();
+        }
+        let request = waiter.request;
+        if waiter.is_parked() {
+            log::debug!(
+                request.log(),
+                "matrix_user_hash: goes on after {} ms: {}",
+                waiter.held(),
+                waiter.end()
+            );
+            request.resume();
+        } else {
+            // It was sent elsewhere meanwhile (`post_action`, after its client has left), and must not be sent on from there.
+            discard(request);
+        }
+        carry_out(zone);
+    });
+}
+
+/// The cleanup of a request that was waiting: its client went away.
+unsafe extern "C" fn abandoned(data: *mut c_void) {
+    guard::guard((), || {
+        let Some(waiter) = NonNull::new(data.cast::<Waiter>()) else {
+            return;
+        };
+        // SAFETY: `discard` would have taken this handler back, so the waiter lives; nginx frees the request next.
+        let zone = unsafe { waiter.as_ref() }.location.zone;
+        zone.with_local(|local| local.engine.count(Counter::Abandoned));
+        // SAFETY: as above; nothing but its flight and its request refers to it.
+        unsafe { Waiter::free(waiter) };
+        carry_out(zone);
+    });
+}
+
+/// Tells the operator.
+fn say(zone: &SharedZone, event: Event) {
+    let (log, name) = (log::cycle_log(), &zone.name);
+    match event {
+        Event::Suspended => log::error!(
+            log,
+            "matrix_user_hash: whoami fails repeatedly, zone \"{name}\" asks less often until it answers"
+        ),
+        Event::Resumed => {
+            log::notice!(
+                log,
+                "matrix_user_hash: whoami answers again, zone \"{name}\""
+            );
+        }
+        Event::ZoneSmall => log::notice!(
+            log,
+            "matrix_user_hash: zone \"{name}\" is full and evicts tokens in use, enlarge it"
+        ),
+        Event::Overloaded { limit } => log::warning!(
+            log,
+            "matrix_user_hash: zone \"{name}\": {limit} lookups are in flight and requests go on without a turn; whoami is \
+             slow, or matrix_user_hash_max_lookups is low"
+        ),
+    }
 }

@@ -24,9 +24,11 @@ use ngx::http::HttpModule;
 
 use crate::Module;
 use crate::conf::{Invalid, pool};
+use crate::local::Local;
+use crate::ngx::clock;
 use crate::ngx::guard;
 use crate::ngx::log;
-use crate::worker::{Local, is_alive};
+use crate::ngx::process::is_alive;
 
 /// The zone of a `matrix_user_hash` that names none.
 pub const DEFAULT_ZONE: &str = "matrix_user_hash";
@@ -78,9 +80,9 @@ pub struct SharedZone {
 }
 
 /// The moment that nginx's event loop has read for this turn.
+#[inline]
 pub fn now() -> Millis {
-    // SAFETY: nginx keeps it up to date in the one thread of a worker (ngx_time_update).
-    Millis::new(unsafe { nginx_sys::ngx_current_msec } as u64)
+    Millis::new(clock::milliseconds())
 }
 
 impl SharedZone {
@@ -142,7 +144,7 @@ impl SharedZone {
     pub fn with_local<T>(&'static self, body: impl FnOnce(&mut Local) -> T) -> Option<T> {
         let mut local = self.local.try_borrow_mut().ok()?;
         if local.is_none() {
-            *local = Local::new(self, self.ready()?);
+            *local = Some(Local::new(self.ready()?, self.inactive));
         }
         local.as_mut().map(body)
     }
@@ -176,10 +178,11 @@ impl SharedZone {
 
     /// Takes over the answers of the zone that a reload replaces by one of another size.
     fn take_over(&self, zone: &Zone<'static>, old: Zone<'static>) {
-        let Ok(bytes) = state::encode(&old, now(), unix_seconds()) else {
+        let Ok(bytes) = state::encode(&old, now(), clock::unix_seconds()) else {
             return;
         };
-        if let Ok(entries) = state::load(&bytes, zone, now(), unix_seconds(), self.inactive) {
+        if let Ok(entries) = state::load(&bytes, zone, now(), clock::unix_seconds(), self.inactive)
+        {
             log::notice!(
                 log::cycle_log(),
                 "matrix_user_hash: zone \"{}\" resized with {entries} entries",
@@ -205,7 +208,7 @@ impl SharedZone {
                 return;
             }
         };
-        match state::load(&bytes, zone, now(), unix_seconds(), self.inactive) {
+        match state::load(&bytes, zone, now(), clock::unix_seconds(), self.inactive) {
             Ok(entries) => log::notice!(
                 log::cycle_log(),
                 "matrix_user_hash: zone \"{}\" restored {entries} entries from \"{}\"",
@@ -224,7 +227,7 @@ impl SharedZone {
     /// What writes the state file, if the zone has one; it may run in any thread.
     pub fn save_job(&self) -> Option<impl FnOnce() -> std::io::Result<()> + Send + 'static> {
         let (path, zone) = (self.state.clone()?, self.ready()?);
-        let (now, unix_seconds) = (now(), unix_seconds());
+        let (now, unix_seconds) = (now(), clock::unix_seconds());
         Some(move || state::write_atomically(&path, &state::encode(&zone, now, unix_seconds)?))
     }
 }
@@ -328,10 +331,4 @@ fn random_secret() -> Result<Secret, String> {
         ));
     }
     Ok(Secret::from_bytes(bytes))
-}
-
-/// The time of day in seconds, which a state file needs: the clock of [`now`] begins anew with each boot.
-fn unix_seconds() -> u64 {
-    // SAFETY: nginx keeps its cached time up to date (ngx_time_update).
-    u64::try_from(unsafe { (*nginx_sys::ngx_cached_time).sec }).unwrap_or(0)
 }

@@ -116,6 +116,8 @@ fn lookups(c: &mut Criterion) {
         deadline: NOW.plus(2_000),
         max_lookups: 64,
         waited: false,
+        yields: false,
+        patience: 2_000,
     };
     group.bench_function("claim and release", |b| {
         b.iter(|| {

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod engine;
 pub mod key;
 pub mod metrics;
 #[cfg(test)]

@@ -61,11 +61,13 @@ counters! {
     ErrorBody,
     /// Lookups that failed: [`FailureKind::TooLarge`].
     ErrorTooLarge,
+    /// Lookups that failed: [`FailureKind::Local`].
+    ErrorLocal,
     /// Lookups sent, for requests and in the background.
     Lookups,
     /// Of those, the ones that refresh an expired entry in the background.
     Refreshes,
-    /// Requests that had to wait for a turn, because `matrix_user_hash_max_lookups` were in flight.
+    /// Requests that had to wait for a place, because `matrix_user_hash_max_lookups` were in flight or others waited already.
     Queued,
     /// Lookups not sent, because the homeserver had failed repeatedly.
     Suppressed,
@@ -87,6 +89,7 @@ impl Counter {
             FailureKind::Head => Self::ErrorHead,
             FailureKind::Body => Self::ErrorBody,
             FailureKind::TooLarge => Self::ErrorTooLarge,
+            FailureKind::Local => Self::ErrorLocal,
         }
     }
 }

@@ -106,6 +106,17 @@ fn eight_digits(bits: u64) -> [u8; 8] {
     (nibbles + 0x3030_3030_3030_3030 + letters * 0x27).to_be_bytes()
 }
 
+/// Whether a token may speak for other users than its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Masquerade {
+    /// It has a device, so it is an ordinary user's.
+    No,
+    /// whoami named no device: it may be an application service's.
+    Maybe,
+    /// It has no device and was asked to speak for another user, and did not: an admin-minted token.
+    Never,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,10 @@ pub mod answer;
 pub mod request;
 pub mod response;
 
-pub use answer::{Answer, Failure};
+use std::fmt;
+
+use crate::user::{Masquerade as MaySpeak, UserHash};
+
 pub use request::{DeviceParam, Masquerade, Request};
 pub use response::{Malformed, Progress, Response, parse};
 
@@ -28,17 +31,69 @@ pub enum FailureKind {
     Body,
     /// An answer over `matrix_user_hash_buffer_size`.
     TooLarge,
+    /// The nginx worker process had no connection, no descriptor or no memory to ask with: no fault of the homeserver.
+    Local,
+}
+
+/// Whose a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user: UserHash,
+    /// Whether the token may speak for others.
+    pub masquerade: MaySpeak,
+}
+
+/// Why there is no user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupError {
+    /// The homeserver does not know the token (401 with `M_UNKNOWN_TOKEN`).
+    Refused,
+    /// There was no usable answer.
+    Failed(FailureKind),
+}
+
+/// What came of a lookup.
+pub type LookupResult = Result<Identity, LookupError>;
+
+impl fmt::Display for LookupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("the homeserver does not know the token"),
+            Self::Failed(kind) => kind.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LookupError {}
+
+impl fmt::Display for FailureKind {
+    /// The failure in an operator's words, after "lookup failed:".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "no connection to any of its servers",
+            Self::Timeout => "it took too long",
+            Self::Status => "its status was neither 200 nor a 401 with M_UNKNOWN_TOKEN",
+            Self::Head => "it closed the connection early, or what it sent was not HTTP",
+            Self::Body => "its answer was not the JSON object of whoami",
+            Self::TooLarge => "its answer was larger than matrix_user_hash_buffer_size",
+            Self::Local => {
+                "this worker process has no connection, descriptor or memory left for it"
+            }
+        })
+    }
 }
 
 impl FailureKind {
     /// All kinds, in the order of their numbers (`kind as usize` is the index).
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connect,
         Self::Timeout,
         Self::Status,
         Self::Head,
         Self::Body,
         Self::TooLarge,
+        Self::Local,
     ];
 
     /// The name in figures and log lines.
@@ -50,25 +105,7 @@ impl FailureKind {
             Self::Head => "head",
             Self::Body => "body",
             Self::TooLarge => "too_large",
-        }
-    }
-}
-
-impl From<Malformed> for FailureKind {
-    fn from(malformed: Malformed) -> Self {
-        match malformed {
-            Malformed::Head => Self::Head,
-            Malformed::Body => Self::Body,
-            Malformed::TooLarge => Self::TooLarge,
-        }
-    }
-}
-
-impl From<Failure> for FailureKind {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Status => Self::Status,
-            Failure::Body => Self::Body,
+            Self::Local => "local",
         }
     }
 }

@@ -13,7 +13,7 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 use matrix_user_hash_core::key::Key;
-use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights, Outcome, Permit};
+use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights, Permit};
 use matrix_user_hash_core::shm::table::{Masquerade, SET_WORDS, Table};
 use matrix_user_hash_core::sync::AtomicU64;
 use matrix_user_hash_core::time::{Millis, Seconds};
@@ -79,6 +79,8 @@ fn claim(memory: &Memory, key: &Key, pid: u32, max_lookups: u32) -> Option<Permi
         deadline: NOW.plus(2_000),
         max_lookups,
         waited: false,
+        yields: false,
+        patience: 2_000,
     };
     match memory.flights().claim(key, &asker, NOW, |_| true) {
         Claim::Leader(permit) => Some(permit),
@@ -138,7 +140,7 @@ fn a_key_is_looked_up_once_by_two_that_miss_it_at_once() {
                     lookups.fetch_add(1, SeqCst);
                     insert(&memory, ALICE);
                 }
-                assert!(memory.flights().finish(permit, Outcome::Stored, NOW));
+                assert!(memory.flights().release(permit));
             }
         };
         let other = thread::spawn(request(101));

@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use matrix_user_hash_core::key::Secret;
-use matrix_user_hash_core::negative::{CAPACITY, Refused, Verdict};
+use matrix_user_hash_core::negative::{CAPACITY, NegativeCache};
 use matrix_user_hash_core::shm::table::Masquerade;
 use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
@@ -73,15 +73,15 @@ fn a_request_whose_user_is_known_allocates_nothing() {
 #[test]
 fn the_memory_of_refused_tokens_is_bounded_under_a_flood() {
     let before = BYTES.get();
-    let mut refused = Refused::new();
+    let mut refused = NegativeCache::new();
     let fresh = BYTES.get() - before;
     for n in 0..CAPACITY as u64 {
-        refused.put(&key(n), Verdict::Refused, NOW);
+        refused.refuse(&key(n), 30_000, NOW);
     }
     let full = BYTES.get() - before;
     let mut most = full;
     for n in 0..200_000 {
-        refused.put(&key(n), Verdict::Refused, NOW);
+        refused.refuse(&key(n), 30_000, NOW);
         most = most.max(BYTES.get() - before);
     }
     assert!(fresh < 4_096, "{fresh}");

@@ -18,10 +18,11 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights, Outcome};
+use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights};
 use matrix_user_hash_core::shm::table::{Masquerade, SET_WORDS, Table};
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::user::UserHash;
+use matrix_user_hash_core::whoami::LookupError;
 use memmap2::MmapMut;
 
 #[path = "support/random.rs"]
@@ -200,6 +201,8 @@ fn fly(shared: &Shared, random: &mut Random) {
         deadline: now.plus(HOLD),
         max_lookups: MAX_LOOKUPS,
         waited: random.next() % 2 == 0,
+        yields: false,
+        patience: HOLD,
     };
     let Claim::Leader(permit) = shared.flights().claim(&key(n), &asker, now, alive) else {
         std::thread::sleep(Duration::from_micros(random.next() % 200));
@@ -226,8 +229,13 @@ fn fly(shared: &Shared, random: &mut Random) {
         shared.violation("somebody took over from the living");
     }
     shared.figure(LED).fetch_add(1, Ordering::Relaxed);
-    let outcome = [Outcome::Stored, Outcome::Refused][(random.next() % 2) as usize];
-    if !shared.flights().finish(permit, outcome, now) {
+    let ended = if random.next() % 2 == 0 {
+        shared.flights().release(permit)
+    } else {
+        let refused = LookupError::Refused;
+        shared.flights().publish(permit, refused, HOLD, now)
+    };
+    if !ended {
         shared.violation("a permit was lost before its deadline");
     }
 }

@@ -18,6 +18,7 @@ use ngx::ngx_string;
 use super::{Lookup, concluded, finalized};
 use crate::Module;
 use crate::ngx::request::Request;
+use crate::zone::now;
 
 impl Lookup {
     /// Makes the connection: as a stream's, with no descriptor, always ready to write, never to read.
@@ -111,7 +112,7 @@ impl Lookup {
             let quiet = order
                 .site
                 .zone
-                .with_local(|local| local.has_said_of_failures())
+                .with_local(|local| local.engine.is_failing(now()))
                 .unwrap_or(false);
             if quiet && level < NGX_LOG_DEBUG_FIRST as usize {
                 (*lookup).log.log_level = level.min(NGX_LOG_CRIT as usize);

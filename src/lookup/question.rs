@@ -1,17 +1,16 @@
-//! What is asked, and what the answer means: between the client's request and the core's bytes.
+//! What is asked: between the client's request and the core's bytes.
 
+use matrix_user_hash_core::engine::Question;
 use matrix_user_hash_core::query;
-use matrix_user_hash_core::token;
-use matrix_user_hash_core::whoami::{
-    self, Answer, DeviceParam, Failure, FailureKind, Masquerade, Response,
-};
+use matrix_user_hash_core::whoami::{self, DeviceParam, Masquerade};
 
-use super::{Order, Report};
+use super::Order;
 use crate::conf::target::Target;
 use crate::fault::{self, Place};
+use crate::location::parts;
 use crate::ngx::memory;
 use crate::ngx::request::Request;
-use crate::phase::{self, Question};
+use crate::variables;
 
 /// A question, ready to be sent.
 pub struct Written {
@@ -28,13 +27,13 @@ pub struct Written {
 /// or without memory.
 pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
     fault::at(Place::Ask, client.user_agent());
-    let indexes = phase::indexes(client);
+    let indexes = variables::indexes(client);
     let (mut token_room, mut user_room, mut device_room) = (Vec::new(), Vec::new(), Vec::new());
-    let token = token::find(client.authorization(), client.args(), &mut token_room)?;
-    let masquerade = match order.question {
+    let token = parts(client).token(&mut token_room)?;
+    let masquerade = match order.job.question {
         Question::Owner(_) => None,
         Question::Masquerade { .. } => Some(Masquerade {
-            user_id: phase::named_user(client, &mut user_room)?,
+            user_id: parts(client).named_user(&mut user_room)?,
             device_id: device(client.args(), &mut device_room),
         }),
     };
@@ -67,34 +66,4 @@ fn device<'a>(args: &'a [u8], room: &'a mut Vec<u8>) -> Option<(DeviceParam, &'a
         .into_iter()
         .find(|param| query::has(args, param.name().as_bytes()))?;
     query::first(args, param.name().as_bytes(), room).map(|device| (param, device))
-}
-
-/// What a complete response says to the question.
-pub fn judge(response: &Response<'_>, asked: Option<&str>) -> Report {
-    match response.answer() {
-        Ok(Answer::User {
-            user_hash,
-            user_id,
-            has_device,
-        }) => Report::User {
-            user: user_hash,
-            has_device,
-            is_asked: asked == Some(&*user_id),
-        },
-        Ok(Answer::Refused) => Report::Refused,
-        Err(Failure::Status) => Report::Failed(FailureKind::Status),
-        Err(Failure::Body) => Report::Failed(FailureKind::Body),
-    }
-}
-
-/// A failure in an operator's words.
-pub fn explain(kind: FailureKind) -> &'static str {
-    match kind {
-        FailureKind::Connect => "no connection to any of its servers",
-        FailureKind::Timeout => "it took too long",
-        FailureKind::Status => "its status was neither 200 nor a 401 with M_UNKNOWN_TOKEN",
-        FailureKind::Head => "it closed the connection early, or what it sent was not HTTP",
-        FailureKind::Body => "its answer was not the JSON object of whoami",
-        FailureKind::TooLarge => "its answer was larger than matrix_user_hash_buffer_size",
-    }
 }

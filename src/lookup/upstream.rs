@@ -8,7 +8,9 @@
 
 use core::{ptr, slice};
 
-use matrix_user_hash_core::whoami::{FailureKind, Malformed, Progress, parse};
+use matrix_user_hash_core::whoami::{
+    FailureKind, LookupError, LookupResult, Malformed, Progress, parse,
+};
 use nginx_sys::{
     NGX_HTTP_BAD_GATEWAY, NGX_HTTP_GATEWAY_TIME_OUT, NGX_HTTP_INTERNAL_SERVER_ERROR,
     NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_INVALID_HEADER, ngx_alloc_chain_link,
@@ -18,7 +20,7 @@ use nginx_sys::{
 use ngx::core::Status;
 use ngx::ngx_string;
 
-use super::{Lookup, Report};
+use super::{Lookup, failed};
 use crate::conf::Pass;
 use crate::conf::upstream::case_of;
 use crate::ngx::guard;
@@ -141,7 +143,7 @@ enum Reading {
     /// It is complete but for a body that ends with the connection.
     UntilClose,
     /// That is what it says, with that status (0 if it is not even HTTP).
-    Done(Report, u16),
+    Done(LookupResult, u16),
 }
 
 /// Parses what is in the upstream's buffer.
@@ -161,16 +163,14 @@ unsafe fn read(lookup: &mut Lookup, upstream: &mut ngx_http_upstream_t, eof: boo
         )
     };
     match parse(bytes, size, eof) {
-        Ok(Progress::Incomplete) if eof => Reading::Done(Report::Failed(FailureKind::Head), 0),
+        Ok(Progress::Incomplete) if eof => Reading::Done(failed(FailureKind::Head), 0),
         Ok(Progress::Incomplete | Progress::UntilClose(_)) if bytes.len() == size => {
-            Reading::Done(Report::Failed(FailureKind::TooLarge), 0)
+            Reading::Done(failed(FailureKind::TooLarge), 0)
         }
         Ok(Progress::Incomplete) => Reading::More,
         Ok(Progress::UntilClose(200 | 401)) => Reading::UntilClose,
         // Its body would say nothing; and now the next server can still be tried.
-        Ok(Progress::UntilClose(status)) => {
-            Reading::Done(Report::Failed(FailureKind::Status), status)
-        }
+        Ok(Progress::UntilClose(status)) => Reading::Done(failed(FailureKind::Status), status),
         Ok(Progress::Complete(response)) => {
             let (keepalive, status) = (response.keepalive, response.status);
             let report = lookup.judge(&response);
@@ -178,7 +178,7 @@ unsafe fn read(lookup: &mut Lookup, upstream: &mut ngx_http_upstream_t, eof: boo
             Reading::Done(report, status)
         }
         Err(malformed) => Reading::Done(
-            Report::Failed(match malformed {
+            failed(match malformed {
                 Malformed::Head => FailureKind::Head,
                 Malformed::Body => FailureKind::Body,
                 Malformed::TooLarge => FailureKind::TooLarge,
@@ -192,13 +192,13 @@ unsafe fn read(lookup: &mut Lookup, upstream: &mut ngx_http_upstream_t, eof: boo
 fn done(
     lookup: &mut Lookup,
     upstream: &ngx_http_upstream_t,
-    report: Report,
+    report: LookupResult,
     status: u16,
 ) -> ngx_int_t {
     lookup.report = Some(report);
     let case = match report {
-        Report::Failed(FailureKind::Status) => case_of(status),
-        Report::Failed(_) => Some(NGX_HTTP_UPSTREAM_FT_INVALID_HEADER as ngx_uint_t),
+        Err(LookupError::Failed(FailureKind::Status)) => case_of(status),
+        Err(LookupError::Failed(_)) => Some(NGX_HTTP_UPSTREAM_FT_INVALID_HEADER as ngx_uint_t),
         _ => None,
     };
     let wanted = lookup
@@ -247,7 +247,7 @@ unsafe extern "C" fn nothing_yet(_: *mut ngx_connection_t, _: *mut u8, _: usize)
 unsafe fn read_on(
     lookup: &mut Lookup,
     upstream: &mut ngx_http_upstream_t,
-) -> Option<(Report, u16)> {
+) -> Option<(LookupResult, u16)> {
     loop {
         // SAFETY: an upstream that reads has a connection with its functions set; the buffer has `end - last` bytes left.
         let got = unsafe {
@@ -258,7 +258,7 @@ unsafe fn read_on(
                 .offset_from(upstream.buffer.last)
                 .unsigned_abs();
             if room == 0 {
-                return Some((Report::Failed(FailureKind::TooLarge), 0));
+                return Some((failed(FailureKind::TooLarge), 0));
             }
             let recv = (*connection).recv?;
             recv(connection, upstream.buffer.last, room)
@@ -267,7 +267,7 @@ unsafe fn read_on(
             return None;
         }
         if got < 0 {
-            return Some((Report::Failed(FailureKind::Head), 0));
+            return Some((failed(FailureKind::Head), 0));
         }
         // SAFETY: `got` bytes were written there; the buffer is the upstream's.
         let reading = unsafe {
@@ -277,7 +277,7 @@ unsafe fn read_on(
         match reading {
             Reading::More | Reading::UntilClose if got > 0 => {}
             Reading::More | Reading::UntilClose => {
-                return Some((Report::Failed(FailureKind::Head), 0));
+                return Some((failed(FailureKind::Head), 0));
             }
             Reading::Done(report, status) => return Some((report, status)),
         }
@@ -334,7 +334,7 @@ unsafe extern "C" fn finalize_request(child: *mut ngx_http_request_t, rc: ngx_in
                 BAD_GATEWAY if upstream.request_sent() != 0 => FailureKind::Head,
                 _ => FailureKind::Connect,
             };
-            (*lookup).report.get_or_insert(Report::Failed(kind));
+            (*lookup).report.get_or_insert(failed(kind));
         }
     });
 }

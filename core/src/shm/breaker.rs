@@ -41,8 +41,8 @@ pub struct Breaker<'m> {
 pub enum Admit {
     /// Nothing is wrong.
     Yes,
-    /// Yes, and until it is known how it went, it is the only one. Tell in any case: [`Breaker::success`] or
-    /// [`Breaker::failure`]; if neither comes until the deadline given to [`Breaker::admit`], another may probe.
+    /// Yes, and until it is known how it went, it is the only one. Tell in any case: [`Breaker::success`],
+    /// [`Breaker::failure`] or [`Breaker::unsent`]; if neither comes until the deadline given to [`Breaker::admit`], another may probe.
     Probe,
     /// Not now.
     No,
@@ -105,6 +105,20 @@ impl<'m> Breaker<'m> {
             if self.swap(seen, next) {
                 return next.state == OPEN;
             }
+        }
+    }
+
+    /// A lookup that was `admitted` so was not sent, or ended with nothing learnt about the homeserver: another may probe.
+    pub fn unsent(&self, admitted: Admit, now: Millis) {
+        let seen = State::from_bits(self.word.load(Ordering::Relaxed));
+        if admitted == Admit::Probe && seen.state == PROBING {
+            let open = State {
+                state: OPEN,
+                until: now,
+                ..seen
+            };
+            // If it fails, another process has learnt something meanwhile.
+            let _ = self.swap(seen, open);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A request whose key the table does not know asks here before it asks whoami. In goes the key, out comes a
 //! [`Claim`]: a [`Permit`] to look it up, or why to wait. The words are Pingora's (`pingora-cache/src/lock.rs`): who has
-//! the permit is the leader, who waits polls again and finds the answer in the table, or a [`Outcome`] that is no answer,
+//! the permit is the leader, who waits polls again and finds the answer in the table, or a [`LookupError`],
 //! or the key free because its leader died, and then claims it.
 //!
 //! # The array
@@ -14,7 +14,7 @@
 //! |---|---|
 //! | 49..64 | deadline (or end of publication), in units of 64 ms, modular |
 //! | 24..49 | 25 bits of the key, others than those that choose the word |
-//! | 2..24 | process id of the leader (Linux: `PID_MAX_LIMIT` is 2^22); for a failure, its kind |
+//! | 2..24 | process id of the leader (Linux: `PID_MAX_LIMIT` is 2^22); for a failure, its kind and how long was waited |
 //! | 0..2 | free, claimed, refused, failed |
 //!
 //! A word held for another key is waited for like a turn. There is no counter of lookups: a counter would stay wrong
@@ -33,13 +33,13 @@
 //! # Lookup after the claim
 //!
 //! Between a request's miss and its claim, another leader may have finished. So **a leader looks into the table once
-//! more** before it asks whoami, and finds what was stored: [`Flights::finish`] releases what was written before it, and
+//! more** before it asks whoami, and finds what was stored: [`Flights::release`] releases what was written before it, and
 //! the claim acquires it.
 
 use crate::key::Key;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::time::Millis;
-use crate::whoami::FailureKind;
+use crate::whoami::{FailureKind, LookupError};
 
 /// The most lookups in flight that can be asked for. The array has one word for every kilobyte of the zone (64 for
 /// 64 KiB, 1024 for 1 MiB, 4096 from 4 MiB on), and each lookup needs the one word of its key: with `n` lookups in flight
@@ -55,6 +55,9 @@ pub const PUBLISHED_FOR: u64 = 1000;
 pub const MAX_PID: u32 = (1 << PID_BITS) - 1;
 
 const PID_BITS: u32 = 22;
+/// A failure has its kind and how long was waited, in units, in place of the process id.
+const KIND_BITS: u32 = 4;
+const GIVEN_BITS: u32 = PID_BITS - KIND_BITS;
 const TAG_BITS: u32 = 25;
 const PID_SHIFT: u32 = 2;
 const TAG_SHIFT: u32 = PID_SHIFT + PID_BITS;
@@ -82,14 +85,19 @@ pub struct Asker {
     pub deadline: Millis,
     /// No permit if that many are out already; 1 to [`MAX_LOOKUPS`].
     pub max_lookups: u32,
-    /// It has waited for this key's lookup, so that one's outcome is its own. Who has not waited asks anew.
+    /// It has waited for this key's lookup, so that one's end is its own. Who has not waited asks anew.
     pub waited: bool,
+    /// A place that is free belongs to another request (see [`super::places`]).
+    pub yields: bool,
+    /// How long it would wait for an answer, in milliseconds. That a lookup with less time took too long says nothing to it.
+    pub patience: u64,
 }
 
 /// What comes of a claim.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Look it up, after a second look into the table; then [`Flights::finish`].
+    /// Look it up, after a second look into the table; then [`Flights::release`] or
+    /// [`Flights::publish`].
     Leader(Permit),
     /// Somebody is looking up this key: wait, look into the table, claim again.
     Same,
@@ -97,27 +105,16 @@ pub enum Claim {
     Turn,
     /// There are `max_lookups` in flight: wait for a turn behind those who wait for one already.
     Full,
-    /// The lookup that was waited for ended with this, less than [`PUBLISHED_FOR`] ago. Never [`Outcome::Stored`].
-    Published(Outcome),
+    /// The lookup that was waited for ended with this, less than [`PUBLISHED_FOR`] ago.
+    Published(LookupError),
 }
 
-/// The right to look one key up. It ends with [`Flights::finish`] or [`Flights::release`], or else at its deadline.
+/// The right to look one key up. It ends with [`Flights::release`] or [`Flights::publish`], or else at its deadline.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit that is dropped holds its key until the deadline"]
 pub struct Permit {
     index: usize,
     word: u64,
-}
-
-/// How a lookup ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The answer is in the table.
-    Stored,
-    /// The homeserver does not know the token.
-    Refused,
-    /// There was no usable answer.
-    Failed(FailureKind),
 }
 
 impl<'m> Flights<'m> {
@@ -143,11 +140,11 @@ impl<'m> Flights<'m> {
         let alive = |pid| pid == asker.pid || alive(pid);
         loop {
             let seen = Word(word.load(Ordering::Acquire));
-            if let Some(busy) = seen.busy(tag, asker.waited, now, &alive) {
+            if let Some(busy) = seen.busy(tag, asker, now, &alive) {
                 return busy;
             }
             // Asking first spares those in flight the sight of a claim that will be taken back.
-            if !self.has_room(asker.max_lookups, now, &alive) {
+            if asker.yields || !self.has_room(asker.max_lookups, now, &alive) {
                 return Claim::Full;
             }
             let mine = Word::claimed(tag, asker, now).0;
@@ -168,23 +165,28 @@ impl<'m> Flights<'m> {
         }
     }
 
-    /// Ends a lookup, and tells those who wait how. For [`Outcome::Stored`], write into the table first.
+    /// Ends a lookup that gave no user, and tells those who wait why. `given` is how long an answer was waited for, in
+    /// milliseconds.
     ///
     /// False if the permit was past its deadline and somebody else had taken it over: then nothing is told.
-    pub fn finish(&self, permit: Permit, outcome: Outcome, now: Millis) -> bool {
-        let (state, kind) = match outcome {
-            Outcome::Stored => return self.release(permit),
-            Outcome::Refused => (REFUSED, 0),
-            Outcome::Failed(kind) => (FAILED, kind as u64),
+    pub fn publish(&self, permit: Permit, error: LookupError, given: u64, now: Millis) -> bool {
+        let (state, detail) = match error {
+            LookupError::Refused => (REFUSED, 0),
+            // What one process lacks is no news for the others: one of them takes the lookup over.
+            LookupError::Failed(FailureKind::Local) => return self.release(permit),
+            LookupError::Failed(kind) => {
+                let given = (given / UNIT).min((1 << GIVEN_BITS) - 1);
+                (FAILED, given << KIND_BITS | kind as u64)
+            }
         };
         let tag = Word(permit.word).tag();
         let until = units_up(now.plus(PUBLISHED_FOR));
-        let published = until << UNTIL_SHIFT | tag << TAG_SHIFT | kind << PID_SHIFT | state;
+        let published = until << UNTIL_SHIFT | tag << TAG_SHIFT | detail << PID_SHIFT | state;
         self.replace(&permit, published)
     }
 
-    /// Gives a permit back with nothing learnt: one of those who wait takes the lookup over. False as for
-    /// [`Self::finish`].
+    /// Gives a permit back: with the answer in the table, or with nothing learnt, so that one of those who wait takes the
+    /// lookup over. False as for [`Self::publish`].
     pub fn release(&self, permit: Permit) -> bool {
         self.replace(&permit, FREE)
     }
@@ -282,7 +284,7 @@ impl Word {
     fn busy(
         self,
         tag: u64,
-        waited: bool,
+        asker: &Asker,
         now: Millis,
         alive: &impl Fn(u32) -> bool,
     ) -> Option<Claim> {
@@ -294,20 +296,28 @@ impl Word {
             CLAIMED if !alive(self.pid()) => None,
             CLAIMED if same => Some(Claim::Same),
             CLAIMED => Some(Claim::Turn),
-            state if same && waited => Some(Claim::Published(if state == REFUSED {
-                Outcome::Refused
-            } else {
-                Outcome::Failed(self.failure())
-            })),
+            _ if same && asker.waited => self.published(asker.patience).map(Claim::Published),
             _ => None,
         }
     }
 
-    fn failure(self) -> FailureKind {
-        let kinds = FailureKind::ALL.into_iter();
-        let mut known = kinds.filter(|kind| *kind as u64 == u64::from(self.pid()));
-        // Only `finish` writes kinds; if a newer module had more, the vaguest of ours will do.
-        known.next().unwrap_or(FailureKind::Status)
+    /// How the lookup ended, if that is an end for who would wait so long.
+    fn published(self, patience: u64) -> Option<LookupError> {
+        if self.state() == REFUSED {
+            return Some(LookupError::Refused);
+        }
+        let detail = u64::from(self.pid());
+        let (kind, given) = (detail & ((1 << KIND_BITS) - 1), detail >> KIND_BITS);
+        if kind == FailureKind::Timeout as u64 && given < patience / UNIT {
+            return None;
+        }
+        let mut known = FailureKind::ALL
+            .into_iter()
+            .filter(|known| *known as u64 == kind);
+        // Only `publish` writes kinds; if a newer module had more, the vaguest of ours will do.
+        Some(LookupError::Failed(
+            known.next().unwrap_or(FailureKind::Status),
+        ))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The shared table: whose token is it?
+//! The shared table of tokens.
 //!
 //! In goes a [`Key`], out comes the [`UserHash`] that an earlier lookup found, with its age. It is the first thing that
 //! a request with a token asks, and for nearly every request the last: no lock, no allocation, no system call, at most
@@ -25,7 +25,7 @@
 //! # Placement
 //!
 //! Every key may be in either of two sets of 8 entries, and an entry may move to its other set when room is needed: see
-//! `table/place.rs`. Measured in a zone of 1m with room for 31,840 tokens (`examples/hit_ratio.rs`):
+//! `table/place.rs`. Measured in a zone of 1m with room for 31,824 tokens (`examples/hit_ratio.rs`):
 //!
 //! | | ours | one set of 16 | true LRU |
 //! |---|---|---|---|
@@ -50,6 +50,7 @@ mod set;
 use crate::key::Key;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::time::{Millis, Seconds};
+pub use crate::user::Masquerade;
 use crate::user::UserHash;
 use recency::{Clock, UseWord};
 use set::{Found, Set, Slot};
@@ -66,17 +67,6 @@ const NO_DEVICE: u64 = 2;
 const NEVER_MASQUERADES: u64 = 4;
 /// The bits of a key's second half that fit beside the flags; the other four are not kept.
 const TAG: u64 = !0xf;
-
-/// Whether a token may speak for other users than its own (interface.md, "Application services").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Masquerade {
-    /// It has a device, so it is an ordinary user's.
-    No,
-    /// whoami named no device: it may be an application service's.
-    Maybe,
-    /// It has no device and was asked to speak for another user, and did not: an admin-minted token.
-    Never,
-}
 
 /// What the table knows of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

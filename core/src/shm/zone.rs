@@ -1,4 +1,5 @@
-//! A zone: one stretch of shared memory, divided among table, flights, breaker, counters and notices.
+//! A zone: one stretch of shared memory, divided among table, flights, places, breaker, counters and
+//! notices.
 //!
 //! The border takes the memory from nginx's slab pool, calls [`Zone::format`] on it once, and on every later start
 //! [`Zone::attach`], which refuses memory that another module's layout made. A [`Zone`] that exists is ready: there is no
@@ -10,7 +11,8 @@
 //! | 8..16 | counter of insertions, the table's logical clock |
 //! | 16..24 | breaker |
 //! | 24..40 | notices |
-//! | 40.. | flights, then counters, then the table, each from a cache line's start |
+//! | 40..112 | places |
+//! | 112.. | flights, then counters, then the table, each from a cache line's start |
 
 use std::fmt;
 
@@ -18,6 +20,7 @@ use crate::key::Secret;
 use crate::metrics::{self, Counters};
 use crate::shm::breaker::Breaker;
 use crate::shm::claims::Flights;
+use crate::shm::places::{PLACES_WORDS, Places};
 use crate::shm::table::{self, Table};
 use crate::shm::throttle::{NOTICE_WORDS, Notices};
 use crate::sync::{AtomicU64, Ordering};
@@ -38,7 +41,8 @@ const CREATED_AT: usize = 5;
 const CLOCK_AT: usize = 8;
 const BREAKER_AT: usize = 16;
 const NOTICES_AT: usize = 24;
-const FLIGHTS_AT: usize = NOTICES_AT + NOTICE_WORDS + if OTHER { 64 } else { 0 };
+const PLACES_AT: usize = NOTICES_AT + NOTICE_WORDS;
+const FLIGHTS_AT: usize = PLACES_AT + PLACES_WORDS + if OTHER { 64 } else { 0 };
 
 /// How a stretch of memory is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +53,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The least memory for a zone, in words: 32 KiB, which holds 960 tokens.
+    /// The least memory for a zone, in words: 32 KiB, which holds 944 tokens.
     pub const MIN_WORDS: usize = 4096;
 
     /// The division of `words` words of 8 bytes; `None` if they are too few.
@@ -121,6 +125,7 @@ pub struct Zone<'m> {
     flights: Flights<'m>,
     counters: Counters<'m>,
     notices: Notices<'m>,
+    places: &'m [AtomicU64; PLACES_WORDS],
 }
 
 impl<'m> Zone<'m> {
@@ -170,6 +175,7 @@ impl<'m> Zone<'m> {
             flights: Flights::new(flights)?,
             counters: Counters::new(counters)?,
             notices: Notices::new(head[NOTICES_AT..].first_chunk()?),
+            places: head[PLACES_AT..].first_chunk()?,
         })
     }
 
@@ -200,28 +206,33 @@ impl<'m> Zone<'m> {
         Millis::new(self.head[CREATED_AT].load(Ordering::Relaxed))
     }
 
-    /// Whose token is it?
+    /// The table of tokens.
     #[inline]
     pub fn table(&self) -> Table<'m> {
         self.table
     }
 
-    /// Who looks it up?
+    /// The lookups in flight.
     pub fn flights(&self) -> Flights<'m> {
         self.flights
     }
 
-    /// Is the homeserver there?
+    /// Whether the homeserver may be asked.
     pub fn breaker(&self) -> Breaker<'m> {
         Breaker::new(&self.head[BREAKER_AT])
     }
 
-    /// How often?
+    /// Whose turn it is, seen by the process with that number.
+    pub fn places(&self, process: usize) -> Places<'m> {
+        Places::new(self.places, process)
+    }
+
+    /// The counters.
     pub fn counters(&self) -> Counters<'m> {
         self.counters
     }
 
-    /// Who says it?
+    /// The log lines that are said once in a while.
     pub fn notices(&self) -> Notices<'m> {
         self.notices
     }
@@ -279,7 +290,7 @@ mod tests {
         assert!(layout.capacity() >= 28_000, "{}", layout.capacity());
         assert_eq!(
             Layout::for_words(Layout::MIN_WORDS).unwrap().capacity(),
-            960
+            944
         );
     }
 

@@ -1,43 +1,15 @@
 //! What a complete response says about a token.
 //!
-//! In goes a [`Response`], out comes a user, a refusal, or the kind of failure. This is the last step of a lookup
-//! before the table; the body ends here, only a hash and a flag are kept.
+//! In goes a [`Response`], out comes a [`LookupResult`]. This is the last step of a lookup before the table; the body
+//! ends here, only a hash and a flag are kept.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 
 use super::response::Response;
-use crate::user::{UserHash, UserId};
-
-/// What the homeserver knows about a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer<'a> {
-    /// It belongs to a user.
-    User {
-        /// What the table keeps.
-        user_hash: UserHash,
-        /// For comparison with the user that a masquerading application service asked for: then the strings are the
-        /// same. It passes [`UserId`]'s checks.
-        user_id: Cow<'a, str>,
-        /// Whether the answer names a device. Tokens without one are minted by admins or belong to application
-        /// services, and only those may masquerade.
-        has_device: bool,
-    },
-    /// 401 with `M_UNKNOWN_TOKEN`: it belongs to nobody, or not any more.
-    Refused,
-}
-
-/// Why a complete response is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Neither 200 nor a 401 that refuses the token. `M_USER_LOCKED` and `M_MISSING_TOKEN` are no facts about it.
-    #[error("status that says nothing about the token")]
-    Status,
-    /// 200, but not what whoami answers.
-    #[error("body that is no answer to whoami")]
-    Body,
-}
+use super::{FailureKind, Identity, LookupError, LookupResult};
+use crate::user::{Masquerade, UserHash, UserId};
 
 /// The part of whoami's answer that matters (Matrix specification, `GET /account/whoami`).
 #[derive(Deserialize)]
@@ -57,25 +29,41 @@ struct MatrixError<'a> {
 }
 
 impl Response<'_> {
-    /// What this response says about the token that was asked about.
+    /// What this response says about the token that was asked about; `asked` is the user for whom an application service
+    /// wants to speak.
     ///
-    /// A body that is not one JSON object (nothing after it, none of our keys twice) with a user id for `user_id`
-    /// is [`Failure::Body`] on a 200. Every other status is [`Failure::Status`], but for the 401 that refuses.
-    pub fn answer(&self) -> Result<Answer<'_>, Failure> {
+    /// A body that is not one JSON object (nothing after it, none of our keys twice) with a user id for `user_id` is
+    /// [`FailureKind::Body`] on a 200. Every other status is [`FailureKind::Status`], but for the 401 that refuses:
+    /// `M_USER_LOCKED` and `M_MISSING_TOKEN` are no facts about the token.
+    ///
+    /// # Errors
+    ///
+    /// The token is refused, or the response is no answer.
+    pub fn result(&self, asked: Option<&str>) -> LookupResult {
         match self.status {
-            200 => self.user(),
-            401 if self.refuses() => Ok(Answer::Refused),
-            _ => Err(Failure::Status),
+            200 => self
+                .identity(asked)
+                .ok_or(LookupError::Failed(FailureKind::Body)),
+            401 if self.refuses() => Err(LookupError::Refused),
+            _ => Err(LookupError::Failed(FailureKind::Status)),
         }
     }
 
-    fn user(&self) -> Result<Answer<'_>, Failure> {
-        let WhoAmI { user_id, device_id } = object(&self.body).ok_or(Failure::Body)?;
-        let user = UserId::try_from(&*user_id).map_err(|_| Failure::Body)?;
-        Ok(Answer::User {
-            user_hash: UserHash::of_user(&user),
-            user_id,
-            has_device: device_id.is_some(),
+    fn identity(&self, asked: Option<&str>) -> Option<Identity> {
+        let WhoAmI { user_id, device_id } = object(&self.body)?;
+        let user = UserId::try_from(&*user_id).ok()?;
+        let masquerade = match asked {
+            // Tokens without a device are minted by admins or belong to application services, and only those may
+            // masquerade.
+            None if device_id.is_none() => Masquerade::Maybe,
+            None => Masquerade::No,
+            Some(asked) if asked == user_id => Masquerade::No,
+            // Asked to speak for somebody else, it spoke for itself: it never will.
+            Some(_) => Masquerade::Never,
+        };
+        Some(Identity {
+            user: UserHash::of_user(&user),
+            masquerade,
         })
     }
 
@@ -95,40 +83,54 @@ fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, body: &str) -> Result<(String, bool), Option<Failure>> {
+    const BAD_BODY: LookupError = LookupError::Failed(FailureKind::Body);
+    const BAD_STATUS: LookupError = LookupError::Failed(FailureKind::Status);
+
+    fn answer(status: u16, body: &str) -> LookupResult {
+        asked(status, body, None)
+    }
+
+    fn asked(status: u16, body: &str, asked: Option<&str>) -> LookupResult {
         let response = Response {
             status,
             keepalive: true,
             body: Cow::Borrowed(body.as_bytes()),
         };
-        match response.answer() {
-            Ok(Answer::User {
-                user_hash,
-                user_id,
-                has_device,
-            }) => {
-                assert_eq!(
-                    user_hash,
-                    UserHash::of_user(&UserId::try_from(&*user_id).unwrap())
-                );
-                Ok((user_id.into_owned(), has_device))
-            }
-            Ok(Answer::Refused) => Err(None),
-            Err(failure) => Err(Some(failure)),
-        }
+        response.result(asked)
+    }
+
+    fn is(user: &str, masquerade: Masquerade) -> LookupResult {
+        Ok(Identity {
+            user: UserHash::of_user(&UserId::try_from(user).unwrap()),
+            masquerade,
+        })
     }
 
     #[test]
     fn a_user_with_and_without_a_device() {
         let body = r#"{"user_id":"@alice:example.org","is_guest":false,"device_id":"GHTYAJCE"}"#;
-        assert_eq!(answer(200, body), Ok(("@alice:example.org".into(), true)));
+        assert_eq!(answer(200, body), is("@alice:example.org", Masquerade::No));
         for body in [
             r#"{"user_id":"@_irc_bot:example.org","is_guest":false}"#,
             r#"{"user_id":"@_irc_bot:example.org","is_guest":false,"device_id":null}"#,
         ] {
             assert_eq!(
                 answer(200, body),
-                Ok(("@_irc_bot:example.org".into(), false))
+                is("@_irc_bot:example.org", Masquerade::Maybe)
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_asked_to_speak_for_another_user_does_so_or_never_will() {
+        let body = r#"{"user_id":"@_irc_bob:example.org"}"#;
+        for (user, masquerade) in [
+            ("@_irc_bob:example.org", Masquerade::No),
+            ("@_irc_eve:example.org", Masquerade::Never),
+        ] {
+            assert_eq!(
+                asked(200, body, Some(user)),
+                is("@_irc_bob:example.org", masquerade)
             );
         }
     }
@@ -136,18 +138,21 @@ mod tests {
     #[test]
     fn a_user_is_read_through_escapes_white_space_and_unknown_keys() {
         let body = "\n { \"x\": [{\"user_id\": \"@eve:example.org\"}],\r\n\t\"user_id\" : \"@\\u0061lice:example\\u002eorg\" } \n";
-        assert_eq!(answer(200, body), Ok(("@alice:example.org".into(), false)));
+        assert_eq!(
+            answer(200, body),
+            is("@alice:example.org", Masquerade::Maybe)
+        );
         let escaped_key = r#"{"user\u005fid":"@alice:example.org"}"#;
         assert_eq!(
             answer(200, escaped_key),
-            Ok(("@alice:example.org".into(), false))
+            is("@alice:example.org", Masquerade::Maybe)
         );
     }
 
     #[test]
     fn only_an_unknown_token_is_refused() {
         let body = r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Access token has expired","soft_logout":true}"#;
-        assert_eq!(answer(401, body), Err(None));
+        assert_eq!(answer(401, body), Err(LookupError::Refused));
         for (status, body) in [
             (
                 401,
@@ -174,11 +179,7 @@ mod tests {
             (204, ""),
             (302, ""),
         ] {
-            assert_eq!(
-                answer(status, body),
-                Err(Some(Failure::Status)),
-                "{status} {body}"
-            );
+            assert_eq!(answer(status, body), Err(BAD_STATUS), "{status} {body}");
         }
     }
 
@@ -213,7 +214,7 @@ mod tests {
             r#"{'user_id':'@alice:example.org'}"#,
             &deep,
         ] {
-            assert_eq!(answer(200, body), Err(Some(Failure::Body)), "{body}");
+            assert_eq!(answer(200, body), Err(BAD_BODY), "{body}");
         }
     }
 
@@ -225,6 +226,6 @@ mod tests {
             keepalive: true,
             body,
         };
-        assert_eq!(response.answer(), Err(Failure::Body));
+        assert_eq!(response.result(None), Err(BAD_BODY));
     }
 }

@@ -20,6 +20,8 @@ fn asker(pid: u32) -> Asker {
         deadline: NOW.plus(TIMEOUT),
         max_lookups: 64,
         waited: false,
+        yields: false,
+        patience: TIMEOUT,
     }
 }
 
@@ -55,7 +57,7 @@ fn one_process_leads_and_the_others_wait_until_it_has_stored() {
         Claim::Same
     );
     assert_eq!(flights.in_flight(NOW, all_alive), 1);
-    assert!(flights.finish(permit, Outcome::Stored, NOW));
+    assert!(flights.release(permit));
     assert_eq!(flights.in_flight(NOW, all_alive), 0);
     let _held = lead(&flights, &key(1, 5), &waited(101), NOW);
 }
@@ -74,12 +76,15 @@ fn a_word_held_for_another_key_means_a_turn() {
 
 #[test]
 fn those_who_waited_learn_of_a_refusal_or_failure_and_newcomers_ask_anew() {
-    let ends = FailureKind::ALL.map(Outcome::Failed);
-    for outcome in ends.into_iter().chain([Outcome::Refused]) {
+    let kinds = FailureKind::ALL.into_iter();
+    let failures = kinds
+        .filter(|kind| *kind != FailureKind::Local)
+        .map(LookupError::Failed);
+    for outcome in failures.chain([LookupError::Refused]) {
         let memory = memory(64);
         let flights = Flights::new(&memory).unwrap();
         let permit = lead(&flights, &key(1, 5), &asker(100), NOW);
-        assert!(flights.finish(permit, outcome, NOW));
+        assert!(flights.publish(permit, outcome, TIMEOUT, NOW));
         assert_eq!(flights.in_flight(NOW, all_alive), 0);
         let claim = |key, asker, now| flights.claim(&key, &asker, now, all_alive);
         let soon = NOW.plus(PUBLISHED_FOR - 1);
@@ -100,9 +105,9 @@ fn an_outcome_keeps_nobody_else_out() {
     let memory = memory(64);
     let flights = Flights::new(&memory).unwrap();
     let permit = lead(&flights, &key(1, 5), &asker(100), NOW);
-    assert!(flights.finish(permit, Outcome::Refused, NOW));
+    assert!(flights.publish(permit, LookupError::Refused, TIMEOUT, NOW));
     let permit = lead(&flights, &key(2, 5), &waited(101), NOW);
-    assert!(flights.finish(permit, Outcome::Refused, NOW));
+    assert!(flights.publish(permit, LookupError::Refused, TIMEOUT, NOW));
     let _held = lead(&flights, &key(2, 5), &asker(102), NOW);
 }
 
@@ -143,9 +148,14 @@ fn a_leader_past_its_deadline_is_replaced_and_cannot_end_the_others_lookup() {
         ..asker(101)
     };
     let permit = lead(&flights, &key(1, 5), &next, after);
-    assert!(!flights.finish(slow, Outcome::Failed(FailureKind::Timeout), after));
+    assert!(!flights.publish(
+        slow,
+        LookupError::Failed(FailureKind::Timeout),
+        TIMEOUT,
+        after
+    ));
     assert_eq!(flights.in_flight(after, all_alive), 1);
-    assert!(flights.finish(permit, Outcome::Stored, after));
+    assert!(flights.release(permit));
 }
 
 #[test]
@@ -221,6 +231,48 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..200)
 }
 
+#[test]
+fn what_one_process_lacked_is_no_news_for_the_others() {
+    let memory = memory(64);
+    let flights = Flights::new(&memory).unwrap();
+    let permit = lead(&flights, &key(1, 5), &asker(100), NOW);
+    let local = LookupError::Failed(FailureKind::Local);
+    assert!(flights.publish(permit, local, TIMEOUT, NOW));
+    let _next = lead(&flights, &key(1, 5), &waited(101), NOW);
+}
+
+#[test]
+fn that_an_impatient_lookup_took_too_long_is_no_end_for_who_would_wait_longer() {
+    let memory = memory(64);
+    let flights = Flights::new(&memory).unwrap();
+    let permit = lead(&flights, &key(1, 5), &asker(100), NOW);
+    let too_long = LookupError::Failed(FailureKind::Timeout);
+    assert!(flights.publish(permit, too_long, 100, NOW));
+    let claim = |patience| {
+        let asker = Asker {
+            patience,
+            ..waited(101)
+        };
+        flights.claim(&key(1, 5), &asker, NOW, all_alive)
+    };
+    assert_eq!(claim(100), Claim::Published(too_long));
+    assert!(matches!(claim(200), Claim::Leader(_)));
+}
+
+#[test]
+fn who_yields_gets_no_place_but_hears_of_its_key() {
+    let memory = memory(64);
+    let flights = Flights::new(&memory).unwrap();
+    let _held = lead(&flights, &key(1, 5), &asker(100), NOW);
+    let yields = Asker {
+        yields: true,
+        ..asker(101)
+    };
+    let claim = |key| flights.claim(&key, &yields, NOW, all_alive);
+    assert_eq!(claim(key(1, 5)), Claim::Same);
+    assert_eq!(claim(key(2, 9)), Claim::Full);
+}
+
 proptest! {
     /// The model is the list of permits that are out, with key, process and deadline.
     #[test]
@@ -236,7 +288,7 @@ proptest! {
             match step {
                 Step::Claim { pid, token } => {
                     let deadline = now.plus(TIMEOUT);
-                    let asker = Asker { pid, deadline, max_lookups, waited: false };
+                    let asker = Asker { pid, deadline, max_lookups, ..asker(pid) };
                     let key = Key::from_words([token, token << 29]);
                     let alive = |other| other == pid || out.iter().any(|(_, pid, _, _)| *pid == other);
                     match flights.claim(&key, &asker, now, alive) {
@@ -256,9 +308,12 @@ proptest! {
                 }
                 Step::Finish { nth, outcome } if nth < out.len() => {
                     let (.., permit) = out.swap_remove(nth);
-                    let outcome = [Outcome::Stored, Outcome::Refused, Outcome::Failed(FailureKind::Connect)]
-                        [usize::from(outcome)];
-                    prop_assert!(flights.finish(permit, outcome, now));
+                    let ended = match outcome {
+                        0 => flights.release(permit),
+                        1 => flights.publish(permit, LookupError::Refused, TIMEOUT, now),
+                        _ => flights.publish(permit, LookupError::Failed(FailureKind::Connect), TIMEOUT, now),
+                    };
+                    prop_assert!(ended);
                 }
                 Step::Finish { .. } => {}
                 Step::Die { pid } => out.retain(|(_, held_by, _, _)| *held_by != pid),

@@ -1,5 +1,8 @@
 //! What `$matrix_user_hash_status` says: how a request came by its hash.
 
+use crate::metrics::Counter;
+use crate::whoami::{FailureKind, LookupError};
+
 /// How a request came by its hash. The names are part of the public interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -7,7 +10,7 @@ pub enum Status {
     Hit,
     /// This request's own lookup answered.
     Miss,
-    /// Somebody else's lookup answered.
+    /// Another request's lookup answered.
     Shared,
     /// The user was known, and the answer past its freshness.
     Stale,
@@ -33,6 +36,29 @@ impl Status {
             Self::Error => "ERROR",
             Self::Timeout => "TIMEOUT",
             Self::Anonymous => "ANONYMOUS",
+        }
+    }
+
+    /// The counter of requests with this status.
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::Hit => Counter::Hits,
+            Self::Miss => Counter::Misses,
+            Self::Shared => Counter::Shared,
+            Self::Stale => Counter::Stale,
+            Self::Refused => Counter::Refused,
+            Self::Error => Counter::Errors,
+            Self::Timeout => Counter::Timeouts,
+            Self::Anonymous => Counter::Anonymous,
+        }
+    }
+
+    /// The status of a request whose lookup gave no user.
+    pub const fn of_error(error: LookupError) -> Self {
+        match error {
+            LookupError::Refused => Self::Refused,
+            LookupError::Failed(FailureKind::Timeout) => Self::Timeout,
+            LookupError::Failed(_) => Self::Error,
         }
     }
 }
