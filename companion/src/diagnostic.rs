@@ -213,14 +213,14 @@ impl Diagnostics {
         self.0.push(diagnostic);
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// How many of them stop the command.
+    pub fn errors(&self) -> usize {
+        self.0.iter().filter(|found| found.is_error()).count()
     }
 
     /// Whether one of them stops the command.
     pub fn has_errors(&self) -> bool {
-        self.0.iter().any(Diagnostic::is_error)
+        self.errors() > 0
     }
 }
 

@@ -153,6 +153,8 @@ pub enum Unusable {
     Other,
     /// It is of type http and has no resources.
     NoResources,
+    /// Its type is none of Synapse's, which has been said.
+    Mistyped,
 }
 
 /// Where a listener is, as far as it says so itself.

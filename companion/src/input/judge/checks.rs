@@ -364,6 +364,11 @@ fn idle(workers: &[Worker<'_>], found: &mut Diagnostics) {
             || decided.stated.is_some()
             || worker.facts.broken
             || worker.located.lost
+            || worker
+                .facts
+                .listeners
+                .iter()
+                .any(|listener| listener.unusable == Some(Unusable::Mistyped))
             || matches!(worker.facts.application, Application::Former(_));
         if expected {
             continue;

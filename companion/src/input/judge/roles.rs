@@ -88,8 +88,11 @@ pub(super) fn decide(
             Role::Writer(Stream::QuarantinedMediaChanges) => true,
             _ => false,
         };
+        // A deployment file says nothing of a worker's resources, so its port is taken to have what its types need.
+        let is_repository = decided.roles.contains(&Role::Media);
         match role {
             Role::UserDirectory | Role::Nothing(_) if is_declared => {}
+            Role::Writer(Stream::QuarantinedMediaChanges) if is_declared && !is_repository => {}
             _ if is_optional && !has(&role) => {}
             _ => {
                 let stated = Stated {
@@ -167,7 +170,11 @@ fn duties_of(worker: &ProcessFacts, located: &Located, facts: &Facts) -> Vec<Sta
         .media_jobs
         .as_ref()
         .is_some_and(|jobs| jobs.value == worker.name);
-    if has_media && (worker.media_repository == Some(true) || runs_jobs) {
+    // The repository is where its files are, so nothing under [synapse.roles] moves it.
+    let is_repository = matches!(worker.application, Application::Former(Role::Media))
+        || worker.media_repository == Some(true)
+        || runs_jobs;
+    if has_media && is_repository {
         duties.push(Stated {
             value: Role::Media,
             at: worker.listeners_at.clone(),
@@ -227,6 +234,10 @@ fn warn_of_undeclared(
         .iter()
         .map(|duty| duty.value)
         .filter(|role| matches!(role, Role::Writer(_)) && !stated.value.contains(role))
+        .filter(|role| {
+            *role != Role::Writer(Stream::QuarantinedMediaChanges)
+                || stated.value.contains(&Role::Media)
+        })
         .map(Role::name)
         .collect();
     if !undeclared.is_empty() {

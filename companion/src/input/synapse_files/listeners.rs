@@ -32,20 +32,20 @@ pub(super) enum Of {
     Worker,
 }
 
-/// Reads a list of listeners. The second value is `true` if something in it is wrong, which has been said.
+/// Reads a list of listeners. The second value is `true` if there is an error in it, which has been said.
 pub(super) fn read(
     listeners: Option<&At<'_>>,
     of: Of,
     has_repository: bool,
     found: &mut Diagnostics,
 ) -> (Vec<ListenerFacts>, bool) {
-    let before = found.len();
+    let before = found.errors();
     let items = listeners.map(|at| at.list(found)).unwrap_or_default();
     let facts = items
         .iter()
         .filter_map(|at| listener(at, of, has_repository, found))
         .collect();
-    (facts, found.len() > before)
+    (facts, found.errors() > before)
 }
 
 fn listener(
@@ -77,7 +77,13 @@ fn listener(
             ))
             .fix(format!("write {near}"))),
         );
-        return None;
+        return Some(ListenerFacts {
+            at: at.statement(),
+            serves: BTreeSet::new(),
+            unusable: Some(Unusable::Mistyped),
+            bound: Bound::Nowhere,
+            x_forwarded: true,
+        });
     }
     let is_http = kind == "http";
     let resources = resources(at, found);
