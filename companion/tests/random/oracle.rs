@@ -35,7 +35,10 @@ pub struct Reason {
 pub fn endpoints() -> Vec<Endpoint> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nginx/endpoints.tsv");
     let text = std::fs::read_to_string(file).unwrap();
-    let rows = text.lines().filter(|line| !line.starts_with('#'));
+    // The page of consent is a resource of its own, which few have.
+    let rows = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.contains("/_matrix/consent"));
     let mut endpoints: Vec<Endpoint> = rows
         .map(|row| {
             let columns: Vec<&str> = row.split('\t').collect();
@@ -228,6 +231,7 @@ fn tree(
     if listener.kind != "http" {
         return tree;
     }
+    tree.insert("/health", &["all"]);
     let is_main = process.app == "synapse.app.homeserver";
     let repository = process.app == "synapse.app.media_repository"
         || process
@@ -252,6 +256,10 @@ fn tree(
                     tree.insert("/_matrix/client", all_client);
                     tree.insert("/_synapse/client", &["client"]);
                     tree.insert("/_synapse/mas", &["client"]);
+                    tree.insert("/.well-known", &["client"]);
+                    if is_main {
+                        tree.insert("/_matrix/static", &["client"]);
+                    }
                     if is_main {
                         tree.insert("/_synapse/admin", all_client);
                     } else {
