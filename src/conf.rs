@@ -9,16 +9,18 @@ use core::ptr;
 
 use matrix_user_hash_core::engine::Terms;
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
+    ngx_conf_t, ngx_http_handler_pt, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t,
+    ngx_int_t, ngx_uint_t,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
-use crate::metrics::Format;
-use crate::ngx::request::bytes;
+use crate::ngx::conf::{Invalid, args, place};
+use crate::ngx::pool;
 use crate::variables::Indexes;
 use crate::zone::SharedZone;
 
 mod directives;
+pub mod metrics;
 mod slot;
 #[cfg(ngx_feature = "http_ssl")]
 pub mod ssl;
@@ -28,6 +30,7 @@ pub mod valid;
 pub mod zone;
 
 pub use directives::COMMANDS;
+use metrics::Format;
 use slot::Setting;
 use target::Target;
 use valid::Valid;
@@ -46,7 +49,17 @@ pub struct MainConf {
     pub locations: Vec<*mut LocationConf>,
     /// Where each request keeps our variables.
     pub indexes: Indexes,
+    /// Answers in locations with `matrix_user_hash_metrics`.
+    pub metrics_handler: ngx_http_handler_pt,
 }
+
+/// Makes the structure that stands before a server group for lookups, which may keep connections or not. `None` without
+/// memory.
+pub type Shell = fn(
+    &mut ngx_conf_t,
+    *mut ngx_http_upstream_srv_conf_t,
+    bool,
+) -> Option<*mut ngx_http_upstream_srv_conf_t>;
 
 /// Whether, and of whom, a location asks who owns the token.
 #[derive(Clone, Copy)]
@@ -108,6 +121,7 @@ impl MainConf {
             targets: Vec::new(),
             locations: Vec::new(),
             indexes: Indexes::default(),
+            metrics_handler: None,
         };
         // SAFETY: `cf` is live.
         unsafe { pool::adopt((*cf).pool, conf) }
@@ -124,7 +138,7 @@ impl MainConf {
     /// # Errors
     ///
     /// A mistake was found, and logged.
-    pub fn finish(&mut self, cf: &mut ngx_conf_t) -> Result<(), Invalid> {
+    pub fn finish(&mut self, cf: &mut ngx_conf_t, shell: Shell) -> Result<(), Invalid> {
         for target in &self.targets {
             let zone = match (&target.zone_name, self.zone(target.zone_name())) {
                 (_, Some(zone)) => zone,
@@ -147,15 +161,11 @@ impl MainConf {
         }
         for &location in &self.locations {
             // SAFETY: blocks live as long as the cycle, and nothing else refers to one while the configuration is read.
-            unsafe { (*location).finish(cf)? };
+            unsafe { (*location).finish(cf, shell)? };
         }
         Ok(())
     }
 }
-
-/// A mistake in the configuration that has been logged.
-#[derive(Debug)]
-pub struct Invalid;
 
 impl LocationConf {
     /// Makes the structure for a block, with nothing set.
@@ -222,7 +232,7 @@ impl LocationConf {
     }
 
     /// Once all of the configuration is known, and every `upstream {}` with it.
-    fn finish(&mut self, cf: &mut ngx_conf_t) -> Result<(), Invalid> {
+    fn finish(&mut self, cf: &mut ngx_conf_t, shell: Shell) -> Result<(), Invalid> {
         let Pass::On(target) = self.pass else {
             return Ok(());
         };
@@ -237,8 +247,7 @@ impl LocationConf {
         self.own_upstream.next_upstream |= upstream::INVALID_HEADER;
         // The server group stands in a shell of ours, which decides what counts as a failure of its peers.
         self.own_upstream.upstream =
-            crate::lookup::peer::shell(cf, target.server, self.keeps_connections())
-                .ok_or(Invalid)?;
+            shell(cf, target.server, self.keeps_connections()).ok_or(Invalid)?;
         Ok(())
     }
 
@@ -261,60 +270,5 @@ impl LocationConf {
             max_lookups: u32::try_from(self.max_lookups).unwrap_or(1),
             timeout: self.timeout as u64,
         }
-    }
-}
-
-/// The arguments of the directive that nginx is reading; the first is its name.
-pub fn args<'c>(cf: &ngx_conf_t) -> Vec<&'c [u8]> {
-    // SAFETY: nginx keeps the words of the directive in an array of strings from the configuration's pool.
-    unsafe {
-        let words = &*cf.args;
-        core::slice::from_raw_parts(words.elts.cast::<ngx_str_t>(), words.nelts)
-            .iter()
-            .map(|word| bytes(word))
-            .collect()
-    }
-}
-
-/// Where the directive that nginx is reading stands: `file:line`.
-pub fn place(cf: &ngx_conf_t) -> String {
-    // SAFETY: nginx has a configuration file open while it reads directives, or none (`-g`).
-    unsafe {
-        match cf.conf_file.as_ref() {
-            Some(file) if file.file.name.len > 0 => {
-                format!(
-                    "{}:{}",
-                    String::from_utf8_lossy(bytes(&file.file.name)),
-                    file.line
-                )
-            }
-            _ => "the command line".to_owned(),
-        }
-    }
-}
-
-/// Memory of nginx's pools for values of ours.
-pub mod pool {
-    use super::*;
-
-    /// Keeps `value` until the pool is destroyed, and drops it then. Nothing when there is no memory.
-    ///
-    /// # Safety
-    ///
-    /// `pool` is live, and nothing uses the result after it is destroyed.
-    pub unsafe fn adopt<T>(pool: *mut ngx_pool_t, value: T) -> Option<&'static mut T> {
-        // SAFETY: the cleanup entry is allocated from the pool, and gives the box back exactly once.
-        unsafe {
-            let cleanup = nginx_sys::ngx_pool_cleanup_add(pool, 0).as_mut()?;
-            let value = Box::into_raw(Box::new(value));
-            cleanup.handler = Some(release::<T>);
-            cleanup.data = value.cast();
-            Some(&mut *value)
-        }
-    }
-
-    unsafe extern "C" fn release<T>(value: *mut c_void) {
-        // SAFETY: `adopt` left a box of that type here, and nginx runs a cleanup once.
-        crate::ngx::guard::guard((), || unsafe { drop(Box::from_raw(value.cast::<T>())) });
     }
 }

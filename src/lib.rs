@@ -104,7 +104,9 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         let cf = unsafe { &mut *cf };
         match variables::add(cf) {
             Ok(indexes) => {
-                main_conf(cf).indexes = indexes;
+                let main = main_conf(cf);
+                main.indexes = indexes;
+                main.metrics_handler = Some(metrics::handler);
                 Status::NGX_OK.0
             }
             Err(code) => code,
@@ -119,7 +121,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         // SAFETY: nginx passes the configuration that it has read.
         let cf = unsafe { &mut *cf };
         let main = main_conf(cf);
-        if main.finish(cf).is_err() {
+        if main.finish(cf, lookup::peer::shell).is_err() {
             return ERROR;
         }
         if main.targets.is_empty() {

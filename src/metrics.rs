@@ -1,67 +1,24 @@
 //! `matrix_user_hash_metrics`: a location that answers with the figures of all zones.
 
-use core::ffi::{c_char, c_void};
 use core::ptr;
 
 use matrix_user_hash_core::metrics::{Snapshot, render};
 use nginx_sys::{
-    NGX_HTTP_GET, NGX_HTTP_HEAD, ngx_alloc_chain_link, ngx_command_t, ngx_conf_t,
-    ngx_create_temp_buf, ngx_http_discard_request_body, ngx_http_output_filter, ngx_http_request_t,
+    NGX_HTTP_GET, NGX_HTTP_HEAD, ngx_alloc_chain_link, ngx_create_temp_buf,
+    ngx_http_discard_request_body, ngx_http_output_filter, ngx_http_request_t,
     ngx_http_send_header, ngx_int_t, ngx_str_t,
 };
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
-use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
+use ngx::core::Status;
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
 
 use crate::Module;
-use crate::conf::{LocationConf, args};
+use crate::conf::metrics::Format;
 use crate::ngx::guard;
 use crate::ngx::process;
 use crate::zone::now;
 
-/// How the figures are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object.
-    Json,
-    /// The Prometheus text format 0.0.4.
-    Prometheus,
-}
-
-/// Reads `matrix_user_hash_metrics [json|prometheus]`.
-///
-/// # Safety
-///
-/// As nginx calls a directive's setter.
-pub unsafe extern "C" fn set(
-    cf: *mut ngx_conf_t,
-    _command: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    // SAFETY: nginx's arguments; `conf` is a block of ours.
-    let (words, location) = unsafe { (args(&*cf), &mut *conf.cast::<LocationConf>()) };
-    if location.metrics.is_some() {
-        return c"is duplicate".as_ptr().cast_mut();
-    }
-    location.metrics = Some(match words.get(1).copied() {
-        None | Some(b"json") => Format::Json,
-        Some(b"prometheus") => Format::Prometheus,
-        Some(other) => {
-            emerg!(
-                cf,
-                "invalid value \"{}\" in \"matrix_user_hash_metrics\" directive, it must be \"json\" or \"prometheus\"",
-                String::from_utf8_lossy(other)
-            );
-            return NGX_CONF_ERROR;
-        }
-    });
-    // SAFETY: nginx reads the directives of a location, whose core configuration is there already.
-    let core = NgxHttpCoreModule::location_conf_mut(unsafe { &*cf });
-    core.expect("a location has a core configuration").handler = Some(handler);
-    NGX_CONF_OK
-}
-
 /// nginx's content handler.
-unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     const NOT_ALLOWED: ngx_int_t = 405;
     const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
     guard::guard(INTERNAL_SERVER_ERROR, || {

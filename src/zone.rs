@@ -23,11 +23,12 @@ use ngx::core::Status;
 use ngx::http::HttpModule;
 
 use crate::Module;
-use crate::conf::{Invalid, pool};
 use crate::local::Local;
 use crate::ngx::clock;
+use crate::ngx::conf::Invalid;
 use crate::ngx::guard;
 use crate::ngx::log;
+use crate::ngx::pool;
 use crate::ngx::process::is_alive;
 
 /// The zone of a `matrix_user_hash` that names none.

@@ -63,6 +63,7 @@ fn is_visible(bytes: &[u8]) -> bool {
 ///
 /// `None` where Synapse would answer `M_MISSING_TOKEN` anyway, and for a token that [`Token::new`] does not take.
 /// `scratch` is used only to decode an argument that is percent-encoded; nothing else is allocated.
+#[inline]
 pub fn find<'a>(
     authorization: impl IntoIterator<Item = &'a [u8]>,
     args: &'a [u8],

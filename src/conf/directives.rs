@@ -16,7 +16,7 @@ use ngx::ngx_string;
 use super::slot::{self, Setting};
 #[cfg(ngx_feature = "http_ssl")]
 use super::ssl;
-use super::{LocationConf, Pass, target, upstream, valid, zone};
+use super::{LocationConf, Pass, metrics, target, upstream, valid, zone};
 
 /// `http`, `server` and `location`.
 const ANYWHERE: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
@@ -68,7 +68,7 @@ macro_rules! directives {
 directives! {
     handlers {
         "matrix_user_hash_zone", HTTP, NGX_CONF_TAKE123, zone::set;
-        "matrix_user_hash_metrics", LOCATION, NGX_CONF_NOARGS | NGX_CONF_TAKE1, crate::metrics::set;
+        "matrix_user_hash_metrics", LOCATION, NGX_CONF_NOARGS | NGX_CONF_TAKE1, metrics::set;
     }
     settings {
         "matrix_user_hash", ANYWHERE, NGX_CONF_TAKE12, target::set, pass = Pass::Off;

@@ -29,8 +29,8 @@ use super::Lookup;
 use super::kept::{self, Kept};
 #[cfg(ngx_feature = "http_ssl")]
 use super::sessions::Sessions;
-use crate::conf::pool;
 use crate::ngx::guard;
+use crate::ngx::pool;
 use crate::zone::now;
 
 const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;

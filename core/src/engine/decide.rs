@@ -118,7 +118,7 @@ enum Known {
 
 impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
     /// First contact: no allocation, no lock, no system call if the user is known.
-    #[inline]
+    #[inline(always)]
     pub fn arrive(&mut self, parts: Parts<'_>, terms: &Terms, now: Millis) -> Step {
         let mut scratch = core::mem::take(&mut self.scratch);
         let step = match parts.token(&mut scratch) {
@@ -146,6 +146,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
     }
 
     /// A request that waited has an outcome. `None` if it has no token any more.
+    #[inline(never)]
     pub fn resume(
         &mut self,
         parts: Parts<'_>,
@@ -183,7 +184,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn known_of(&mut self, key: &Key, terms: &Terms, now: Millis) -> Known {
         if let Some(entry) = self.zone.table().get(key, now, self.inactive) {
             let identity = Identity {
@@ -206,7 +207,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
     /// For whom a token speaks whose owner is known: itself, or whom an application service names.
     ///
     /// Only a token without a device may masquerade, so that nobody else fills the table by inventing users.
-    #[inline]
+    #[inline(always)]
     #[allow(
         clippy::too_many_arguments,
         reason = "inlined into the path of every request: a structure would only be taken apart again"

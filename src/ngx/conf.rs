@@ -1,0 +1,38 @@
+//! The configuration that nginx is reading.
+
+use nginx_sys::{ngx_conf_t, ngx_str_t};
+
+use super::request::bytes;
+
+/// A mistake in the configuration that has been logged.
+#[derive(Debug)]
+pub struct Invalid;
+
+/// The arguments of the directive that nginx is reading; the first is its name.
+pub fn args<'c>(cf: &ngx_conf_t) -> Vec<&'c [u8]> {
+    // SAFETY: nginx keeps the words of the directive in an array of strings from the configuration's pool.
+    unsafe {
+        let words = &*cf.args;
+        core::slice::from_raw_parts(words.elts.cast::<ngx_str_t>(), words.nelts)
+            .iter()
+            .map(|word| bytes(word))
+            .collect()
+    }
+}
+
+/// Where the directive that nginx is reading stands: `file:line`.
+pub fn place(cf: &ngx_conf_t) -> String {
+    // SAFETY: nginx has a configuration file open while it reads directives, or none (`-g`).
+    unsafe {
+        match cf.conf_file.as_ref() {
+            Some(file) if file.file.name.len > 0 => {
+                format!(
+                    "{}:{}",
+                    String::from_utf8_lossy(bytes(&file.file.name)),
+                    file.line
+                )
+            }
+            _ => "the command line".to_owned(),
+        }
+    }
+}
