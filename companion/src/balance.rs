@@ -18,7 +18,7 @@ use crate::log::tally::{Counts, Measure, Person, Reason, Tally};
 use crate::log::time;
 
 pub use chance::Chance;
-pub use text::{named, number};
+pub use text::{bytes, named, number};
 
 /// All figures.
 #[derive(Debug, Serialize)]

@@ -93,11 +93,48 @@ pub enum Command {
     },
     /// Say what other workers would mean for the users of access logs
     Simulate(Simulate),
+    /// Show who is where as it happens, from logs that grow or from nginx's figures
+    Top(Top),
     /// Write completions for a shell to standard output
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What is watched.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Access logs that grow; rotation is followed
+    #[arg(value_name = "LOG", required_unless_present = "metrics")]
+    pub logs: Vec<PathBuf>,
+    /// Where nginx has `matrix_user_hash_metrics prometheus`; repeatable, and added up
+    #[arg(long, value_name = "URL")]
+    pub metrics: Vec<String>,
+    /// How far to look back
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time::parse_length)]
+    pub window: u64,
+    /// How often to look
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time::parse_length)]
+    pub interval: u64,
+    /// One group only, such as synapse_sync
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Heavy users to show of each worker
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    pub top: usize,
+    /// What makes a user heavy
+    #[arg(long, value_enum, default_value_t = Measure::Requests)]
+    pub by: Measure,
+    /// Show one look as text and end
+    #[arg(long)]
+    pub once: bool,
+    /// Write that as JSON
+    #[arg(long, requires = "once")]
+    pub json: bool,
+    /// Also write a page with plots
+    #[arg(long, value_name = "FILE", requires = "once")]
+    pub html: Option<PathBuf>,
 }
 
 /// What is simulated.

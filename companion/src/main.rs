@@ -21,10 +21,12 @@ mod route;
 mod routes;
 mod simulate;
 mod table;
+mod top;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use matrix_user_hash_core::user::{UserHash, UserId};
@@ -121,6 +123,22 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             } else {
                 report.to_string()
             })?;
+        }
+        Command::Top(arguments) => {
+            let watch = watched(&arguments)?;
+            if arguments.once {
+                let look = top::once(&watch)?;
+                if let Some(file) = &arguments.html {
+                    look.page()?.write(file)?;
+                }
+                say(&if arguments.json {
+                    json(&look)?
+                } else {
+                    look.to_string()
+                })?;
+            } else {
+                top::live(&watch)?;
+            }
         }
         Command::Completions { shell } => {
             clap_complete::generate(
@@ -252,6 +270,25 @@ fn simulated(arguments: &cli::Simulate) -> Result<simulate::Report, Diagnostics>
     Ok(simulate::Report::new(
         &tally, &group, &check, lookups, &question,
     ))
+}
+
+fn watched(arguments: &cli::Top) -> Result<top::Watch, Diagnostic> {
+    let sources = arguments.metrics.iter().map(|url| top::Source::parse(url));
+    Ok(top::Watch {
+        logs: arguments.logs.clone(),
+        sources: sources.collect::<Result<_, _>>()?,
+        window: i64::try_from(arguments.window).unwrap_or(i64::MAX),
+        interval: Duration::from_secs(arguments.interval),
+        options: Options {
+            since: None,
+            until: None,
+            group: arguments.group.clone(),
+            watched: None,
+            exact_users: 1_000_000,
+            by: arguments.by,
+        },
+        heavy: arguments.top,
+    })
 }
 
 /// The servers of a group, as a deployment file's configuration would have them.

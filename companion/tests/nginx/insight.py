@@ -144,14 +144,14 @@ def check_pages_are_whole_and_have_the_figures():
         log.write_text("".join(line + "\n" for line in generate.log(lines=LINES, users=300)))
         got, _ = balance(log, "--html", page)
         seen = rendered_by_a_browser(page, pictures / "balance.png")
-        whole(page, seen, plots=5)
+        whole(page, seen, plots=(5,))
         workers = [worker for group in got["groups"] for worker in group["workers"]]
         for worker in workers:
             assert f'<td>{worker["worker"]}</td>' in seen and f'<td>{worker["requests"]:,}</td>' in seen, worker
             assert worker["heaviest"] == [] or worker["heaviest"][0]["user"] in seen
         got = simulate(log, "--workers", "10.0.0.1:8083,10.0.0.2:8083=2", "--html", page)
         seen = rendered_by_a_browser(page, pictures / "simulate.png")
-        whole(page, seen, plots=2)
+        whole(page, seen, plots=(2,))
         assert f'{got["moved"]["users"]:,} ({got["moved"]["share"]:.1%})' in seen
         for share in got["wanted"]["workers"]:
             assert f'<td>{share["requests"]:,}</td>' in seen, share
@@ -161,7 +161,7 @@ def check_pages_are_whole_and_have_the_figures():
 def whole(page, seen, plots):
     text = page.read_text()
     # A browser that has parsed a plot has its elements; the file alone could hold anything.
-    assert seen.count("<svg") == plots and seen.count("<polyline") + seen.count("<rect") > plots, seen[:500]
+    assert seen.count("<svg") in plots and seen.count("<polyline") + seen.count("<rect") > max(plots), seen[:500]
     assert "prefers-color-scheme: dark" in text
     for foreign in ("<script", "<link", "<img", "@import", "src=", "href="):
         assert foreign not in text, foreign

@@ -1,0 +1,105 @@
+"""`balance` and `simulate` on logs that are too long for scripts/companion-test.
+
+    companion/tests/logs/campaign.py figures [--lines 1000000]     every figure against a plain computation, in three forms
+    companion/tests/logs/campaign.py memory [--gigabytes 10]       a log that is made on the fly: memory does not grow with it
+    companion/tests/logs/campaign.py speed [--lines 2000000]       megabytes a second of one core, from a file in memory
+
+It wants the release build (cargo build --release -p synapse-companion), and for `speed` a machine that does nothing else.
+Speed is told next to `wc -l` over the same file, because machines differ: that only looks for line feeds.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import compare
+import generate
+import recompute
+
+ROOT = Path(__file__).resolve().parents[3]
+COMPANION = Path(os.environ.get("COMPANION", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "synapse-companion"))
+
+
+def figures(lines):
+    for form in ("text", "json", "readme"):
+        made = list(generate.log(lines=lines, users=lines // 50, days=7, form=form))
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "access.log")
+            log.write_text("".join(line + "\n" for line in made))
+            got = json.loads(subprocess.run([COMPANION, "balance", "--json", log], capture_output=True, check=True).stdout)
+        compare.same(got, recompute.figures(made), timed=form != "readme")
+        print(f"{form}: {lines:,} lines, every figure is the same", flush=True)
+
+
+def with_others(block, number):
+    """The block with other people: the first digits of each hash are changed by its number, so that most are new."""
+    change = number * 40_503 % 65_536
+    return re.sub(rb"user_hash=([0-9a-f]{4})", lambda found: b"user_hash=%04x" % (int(found[1], 16) ^ change), block)
+
+
+def memory(gigabytes):
+    """Other people in each part, more by far than are kept exactly."""
+    block = "".join(line + "\n" for line in generate.log(lines=200_000, users=20_000, days=0.5, add_after=0)).encode()
+    peaks = []
+    for part in (0.1, 1.0):
+        wanted = int(gigabytes * part * 1e9)
+        with subprocess.Popen([COMPANION, "balance", "--json", "--quiet", "--exact-users", "100000", "-"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as process:
+            written = number = 0
+            # The output is short, so it waits in the pipe until all is written.
+            while written < wanted:
+                text = with_others(block, number)
+                process.stdin.write(text)
+                written, number = written + len(text), number + 1
+            process.stdin.close()
+            out = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        got = json.loads(out)
+        peaks.append(usage.ru_maxrss / 1024)
+        print(f"{written / 1e9:.2f} GB, {got['lines']:,} lines, {got['users']:,} users: {peaks[-1]:.0f} MiB at most, {usage.ru_utime + usage.ru_stime:.1f} s of CPU", flush=True)
+    assert peaks[1] <= peaks[0] * 1.1 + 8, "memory grew with the log"
+
+
+def speed(lines):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        log = Path(folder, "access.log")
+        with log.open("w") as file:
+            file.writelines(line + "\n" for line in generate.log(lines=lines, users=lines // 100, days=7))
+        size = log.stat().st_size / 1e6
+        for name, command in (("balance", [COMPANION, "balance", "--quiet", log]), ("wc -l", ["wc", "-l", log])):
+            taken = []
+            for _ in range(5):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            print(f"{name}: {size / sorted(taken)[2]:.0f} MB a second of CPU, the median of five", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["figures", "memory", "speed"])
+    parser.add_argument("--lines", type=int)
+    parser.add_argument("--gigabytes", type=float, default=10)
+    args = parser.parse_args()
+    started = time.monotonic()
+    if args.what == "figures":
+        figures(args.lines or 1_000_000)
+    elif args.what == "memory":
+        memory(args.gigabytes)
+    else:
+        speed(args.lines or 2_000_000)
+    print(f"done in {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
