@@ -168,6 +168,26 @@ def whole(page, seen, plots):
     assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {"http://www.w3.org/2000/svg"}, text[:500]
 
 
+def check_the_worked_example_is_true():
+    """what docs/companion/planning.md shows of its commands is what they show"""
+    text = (bed.ROOT / "docs" / "companion" / "planning.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    shown = [(command.split(), output) for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks), re.MULTILINE)]
+    with tempfile.TemporaryDirectory() as folder:
+        for (program, *args), output in shown:
+            if program.endswith("generate.py"):
+                command = [sys.executable, bed.ROOT / program, *args[:args.index(">")]]
+                target = Path(folder, args[args.index(">") + 1])
+                target.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+                continue
+            done = subprocess.run([bed.COMPANION, *args], capture_output=True, text=True, check=True, cwd=folder)
+            # An ellipsis at the end stands for more.
+            wanted = output.removesuffix("…\n")
+            same = done.stdout.startswith(wanted) if wanted != output else done.stdout == wanted
+            assert same and wanted, f"{' '.join(args)} shows\n{done.stdout}"
+    assert len(shown) == 3, shown
+
+
 def simulate(*args):
     return json.loads(bed.companion("simulate", "--json", *args)[0])
 
