@@ -18,7 +18,7 @@ from .homeserver import Whoami
 from .people import token
 
 PROMETHEUS = PORTS + 5
-COUNTED = {"hits": "hits", "misses": "misses", "refused": "refused", "lookups": "lookups", "anonymous": "anonymous"}
+STATUSES = ("hit", "miss", "refused", "anonymous")
 
 
 def figures(report):
@@ -44,14 +44,15 @@ async def life(report, nginx, prometheus):
     truth = nginx.figures()
     scrapes = int(prometheus.value("count_over_time(up[10m])"))
     report.equal(f"of {scrapes} scrapes answered", scrapes, int(prometheus.value("sum_over_time(up[10m])")))
-    for key, name in COUNTED.items():
-        metric = f"matrix_user_hash_{name}_total"
-        report.equal(f"{metric} after {rounds} reloads and {rounds} SIGKILLs of a worker, what JSON says", truth[key],
+    counted = {f'matrix_user_hash_requests_total{{status="{status}"}}': truth["requests"][status] for status in STATUSES}
+    counted["matrix_user_hash_lookups_total"] = truth["lookups"]
+    for metric, count in counted.items():
+        report.equal(f"{metric} after {rounds} reloads and {rounds} SIGKILLs of a worker, what JSON says", count,
                      int(prometheus.value(metric)))
     counters = re.findall(r"^# TYPE (\w+) counter$", text, re.MULTILINE)
     fallen = [name for name in counters if prometheus.value(f"sum(resets({name}[10m]))")]
     report.check(f"of {len(counters)} counters none fell between two scrapes", " ".join(fallen) or "none",
-                 len(counters) > 10 and not fallen)
+                 len(counters) > 8 and not fallen)
     p99 = prometheus.value("histogram_quantile(0.99, rate(matrix_user_hash_lookup_duration_seconds_bucket[10m]))")
     report.check("p99 of whoami from the histogram: a time", f"{p99 * 1000:.1f} ms", 0 < p99 < 5)
     queries = dashboard() + documented()

@@ -135,7 +135,7 @@ async def cold_start(report, whoami, nginx):
     report.at_most("lookups in flight, as the figures say", 64, most_in_flight)
     report.at_most("the longest that a request was held", 2050, max(a.held for a in answers) * 1000, " ms", noise.worst)
     report.note(f"held: {spread([a.held for a in answers])}; client's time: {spread([a.took for a in answers])}")
-    counted = figures["timeouts"] + figures["failed"]
+    counted = figures["requests"]["timeout"] + figures["requests"]["error"]
     report.equal("fallbacks that the figures count, of those that clients saw", len(fallen), counted)
     report.at_least("of what whoami could do meanwhile, used", 80, 100 * seen["requests"] / (rate * (tokens / per_second + 2)),
                     "%")

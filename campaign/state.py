@@ -88,7 +88,7 @@ class Restarts:
     def reloads(self):
         self.nginx.reload()
         self.all_known("reload")
-        counted = self.nginx.figures()["hits"]
+        counted = self.nginx.figures()["requests"]["hit"]
         self.report.at_least("hits counted over the reload", 2 * len(self.known), counted)
         for size in ("2m", "1m"):
             self.nginx.reload(replace(self.nginx.front, zone=f"users:{size} state={self.file}"))

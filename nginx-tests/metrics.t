@@ -1,4 +1,4 @@
-# The figures of matrix_user_hash_metrics, as JSON and for Prometheus. interface.md, "Figures".
+# The figures of matrix_user_hash_metrics, as JSON and for Prometheus. docs/metrics.md.
 
 use strict;
 use warnings;
@@ -35,10 +35,13 @@ my $n    = 0;
 
 sub fresh { return token('alice/metrics' . $n++) }
 
-# The figures of zone users, counters and errors side by side.
+# The figures of zone users, with requests by status and errors by kind side by side.
 sub figures {
     my $users = decode_json(get($port, '/json')->{body})->{zones}{users};
-    return { %$users, map { ("error_$_" => $users->{errors}{$_}) } keys %{ $users->{errors} } };
+    return {
+        %$users, %{ $users->{requests} },
+        map { ("error_$_" => $users->{errors}{$_}) } keys %{ $users->{errors} },
+    };
 }
 
 # What a piece of traffic adds to the figures; those that it need not name may be anything.
@@ -57,8 +60,9 @@ sub adds {
     my $zones = eval { decode_json($got->{body})->{zones} };
     is_deeply([sort keys %{ $zones // {} }], [qw(others users)], '… with every zone');
     my %has = map { $_ => 1 } keys %{ $zones->{users} };
-    my @named = qw(entries capacity hits misses shared stale refused errors timeouts anonymous evictions lookups_in_flight);
+    my @named = qw(entries capacity requests errors evictions lookups_in_flight);
     is_deeply([grep { !$has{$_} } @named], [], '… and every figure that the interface names');
+    is_deeply([sort keys %{ $zones->{users}{requests} }], [sort qw(hit miss shared stale refused error timeout anonymous)], '… requests by status');
     is_deeply([sort keys %{ $zones->{users}{errors} }], [sort qw(connect timeout status head body too_large local)], '… errors by kind');
     my $default = get($port, '/default');
     ok($default->{status} == 200 && ($default->{headers}{'content-type'} eq 'application/json' || $default->{body} =~ /^# HELP/), 'a format is the default');
@@ -67,28 +71,28 @@ sub adds {
 }
 
 my $known = fresh();
-adds('a lookup', sub { get($port, '/sync', $known) }, misses => 1, hits => 0, entries => 1, lookups => 1);
-adds('three hits', sub { get($port, '/sync', $known) for 1 .. 3 }, hits => 3, misses => 0, entries => 0, lookups => 0);
-adds('no token', sub { get($port, '/sync') }, anonymous => 1, misses => 0, hits => 0, lookups => 0);
+adds('a lookup', sub { get($port, '/sync', $known) }, miss => 1, hit => 0, entries => 1, lookups => 1);
+adds('three hits', sub { get($port, '/sync', $known) for 1 .. 3 }, hit => 3, miss => 0, entries => 0, lookups => 0);
+adds('no token', sub { get($port, '/sync') }, anonymous => 1, miss => 0, hit => 0, lookups => 0);
 adds('a refused token, twice', sub { my $t = token('revoked/a'); get($port, '/soon', $t) for 1 .. 2 }, refused => 2, entries => 0);
-adds('connection refused', sub { get($port, '/dead', fresh()) }, error_connect => 1, failed => 1, misses => 0);
-adds('status 500', sub { get($port, '/status', fresh()) }, error_status => 1, failed => 1);
-adds('no HTTP', sub { get($port, '/head', fresh()) }, error_head => 1, failed => 1);
-adds('HTML', sub { get($port, '/html', fresh()) }, error_body => 1, failed => 1);
-adds('a megabyte', sub { get($port, '/large', fresh()) }, error_too_large => 1, failed => 1);
-adds('a timeout of the request', sub { get($port, '/hang', fresh()); sleep 0.5 }, timeouts => 1, error_timeout => 1);
+adds('connection refused', sub { get($port, '/dead', fresh()) }, error_connect => 1, error => 1, miss => 0);
+adds('status 500', sub { get($port, '/status', fresh()) }, error_status => 1, error => 1);
+adds('no HTTP', sub { get($port, '/head', fresh()) }, error_head => 1, error => 1);
+adds('HTML', sub { get($port, '/html', fresh()) }, error_body => 1, error => 1);
+adds('a megabyte', sub { get($port, '/large', fresh()) }, error_too_large => 1, error => 1);
+adds('a timeout of the request', sub { get($port, '/hang', fresh()); sleep 0.5 }, timeout => 1, error_timeout => 1);
 
 {
     my $token = fresh();
     get($port, '/soon', $token);
     sleep 3.1;
-    adds('a stale answer and its refresh', sub { get($port, '/soon', $token); sleep 0.3 }, stale => 1, misses => 0, refreshes => 1);
+    adds('a stale answer and its refresh', sub { get($port, '/soon', $token); sleep 0.3 }, stale => 1, miss => 0, refreshes => 1);
 }
 
 {
     whoami_set(delay => 0.5);
     my $token = fresh();
-    adds('ten at once', sub { gather($port, [(bearer('/sync', $token)) x 10]) }, misses => 1, shared => 9, lookups => 1);
+    adds('ten at once', sub { gather($port, [(bearer('/sync', $token)) x 10]) }, miss => 1, shared => 9, lookups => 1);
     whoami_set(delay => 0);
 }
 
@@ -108,7 +112,11 @@ my $text = $prometheus->{body};
 is($prometheus->{status}, 200, 'Prometheus');
 like($prometheus->{headers}{'content-type'}, qr{^text/plain; version=0\.0\.4}, '… with its content type');
 my $figures = figures();
-for my $name (qw(hits misses shared stale refused timeouts anonymous evictions)) {
+for my $status (qw(hit miss shared stale refused error timeout anonymous)) {
+    my ($value) = $text =~ /^matrix_user_hash_requests_total\{zone="users",status="$status"\} (\d+)$/m;
+    is($value, $figures->{requests}{$status}, "… matrix_user_hash_requests_total with status $status agrees with JSON");
+}
+for my $name (qw(lookups evictions)) {
     my ($value) = $text =~ /^matrix_user_hash_${name}_total\{zone="users"\} (\d+)$/m;
     is($value, $figures->{$name}, "… matrix_user_hash_${name}_total agrees with JSON");
 }
@@ -143,7 +151,7 @@ SKIP: {
     kill KILL => $pid;
     sleep 0.5;
     my $after = figures();
-    is_deeply([map { $after->{$_} } qw(hits misses anonymous)], [map { $before->{$_} } qw(hits misses anonymous)], 'the counters survive the death of a worker process');
+    is_deeply([map { $after->{$_} } qw(hit miss anonymous)], [map { $before->{$_} } qw(hit miss anonymous)], 'the counters survive the death of a worker process');
 }
 
 done_testing();

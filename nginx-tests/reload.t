@@ -39,7 +39,7 @@ my $before = figures();
 
 ok($nginx->reload, 'after a reload');
 is(known('HIT'), '20, asked 0', '… they still are');
-is(figures()->{hits}, $before->{hits} + 20, '… and the counters go on');
+is(figures()->{requests}{hit}, $before->{requests}{hit} + 20, '… and the counters go on');
 
 $nginx->write(http => "matrix_user_hash_zone users:1m inactive=1h; matrix_user_hash_valid 200 2h;");
 ok($nginx->reload, 'after a reload with other times');

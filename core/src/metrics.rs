@@ -17,66 +17,83 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::time::{Millis, Seconds};
 use crate::whoami::FailureKind;
 
-/// Declares [`Counter`] and the list of all, so that no counter can be left out of it.
+/// Several counters of one kind, which a label tells apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The name in JSON; in Prometheus `matrix_user_hash_` stands before it and `_total` behind.
+    pub name: &'static str,
+    /// What is counted.
+    pub help: &'static str,
+    /// The label's name, unless there is one counter only.
+    pub label: Option<&'static str>,
+    /// The counters, each with its value of the label.
+    pub counters: &'static [(Counter, &'static str)],
+}
+
+/// Declares [`Counter`], the list of all, and [`FAMILIES`], so that no counter can be left out of a figure.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($family:literal by $label:expr, $help:literal { $($name:ident $value:literal, $what:literal;)* })*) => {
         /// What is counted since the zone was made. A request counts as one of those that name a status, and no other.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum Counter { $($(#[$doc])* $name,)* }
+        pub enum Counter { $($(#[doc = $what] $name,)*)* }
 
         impl Counter {
             /// All, in the order of their numbers (`counter as usize` is the index).
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            pub const ALL: &[Self] = &[$($(Self::$name,)*)*];
         }
+
+        /// All counters, as they are shown.
+        pub const FAMILIES: &[Family] = &[$(Family {
+            name: $family,
+            help: $help,
+            label: $label,
+            counters: &[$((Counter::$name, $value),)*],
+        },)*];
     };
 }
 
 counters! {
-    /// Requests whose user the table knew: status `HIT`.
-    Hits,
-    /// Requests that led a lookup to its answer: status `MISS`.
-    Misses,
-    /// Requests that got the answer of somebody else's lookup: status `SHARED`.
-    Shared,
-    /// Requests with an expired entry, routed by it: status `STALE`.
-    Stale,
-    /// Requests whose token the homeserver does not know: status `REFUSED`.
-    Refused,
-    /// Requests whose lookup gave no answer: status `ERROR`. They went on by the fallback.
-    Errors,
-    /// Requests that `matrix_user_hash_timeout` let go: status `TIMEOUT`. They went on by the fallback.
-    Timeouts,
-    /// Requests with no usable token: status `ANONYMOUS`.
-    Anonymous,
-    /// Lookups that failed: [`FailureKind::Connect`].
-    ErrorConnect,
-    /// Lookups that failed: [`FailureKind::Timeout`].
-    ErrorTimeout,
-    /// Lookups that failed: [`FailureKind::Status`].
-    ErrorStatus,
-    /// Lookups that failed: [`FailureKind::Head`].
-    ErrorHead,
-    /// Lookups that failed: [`FailureKind::Body`].
-    ErrorBody,
-    /// Lookups that failed: [`FailureKind::TooLarge`].
-    ErrorTooLarge,
-    /// Lookups that failed: [`FailureKind::Local`].
-    ErrorLocal,
-    /// Lookups sent, for requests and in the background.
-    Lookups,
-    /// Of those, the ones that refresh an expired entry in the background.
-    Refreshes,
-    /// Requests that had to wait for a place, because `matrix_user_hash_max_lookups` were in flight or others waited already.
-    Queued,
-    /// Lookups not sent, because the homeserver had failed repeatedly.
-    Suppressed,
-    /// Requests whose client went away while they waited.
-    Abandoned,
-    /// Entries in use that had to go for others: above 0 for long, the zone is small.
-    Evictions,
-    /// Panics caught at the border to nginx: each is a bug.
-    Panics,
+    "requests" by Some("status"), "Requests, by how they came by their hash." {
+        Hits "hit", "The table knew the user: status `HIT`.";
+        Misses "miss", "The request led a lookup to its answer: status `MISS`.";
+        Shared "shared", "The request got the answer of somebody else's lookup: status `SHARED`.";
+        Stale "stale", "The entry was expired and routed the request: status `STALE`.";
+        Refused "refused", "The homeserver does not know the token: status `REFUSED`.";
+        Errors "error", "The lookup gave no answer: status `ERROR`. The request went on by the fallback.";
+        Timeouts "timeout", "`matrix_user_hash_timeout` let the request go: status `TIMEOUT`. It went on by the fallback.";
+        Anonymous "anonymous", "The request had no usable token: status `ANONYMOUS`.";
+    }
+    "errors" by Some("kind"), "Lookups that failed, by kind of failure." {
+        ErrorConnect "connect", "[`FailureKind::Connect`].";
+        ErrorTimeout "timeout", "[`FailureKind::Timeout`].";
+        ErrorStatus "status", "[`FailureKind::Status`].";
+        ErrorHead "head", "[`FailureKind::Head`].";
+        ErrorBody "body", "[`FailureKind::Body`].";
+        ErrorTooLarge "too_large", "[`FailureKind::TooLarge`].";
+        ErrorLocal "local", "[`FailureKind::Local`].";
+    }
+    "lookups" by None, "Lookups sent to the homeserver." {
+        Lookups "", "Lookups sent, for requests and in the background.";
+    }
+    "refreshes" by None, "Lookups sent in the background to refresh an expired entry." {
+        Refreshes "", "Those of `Lookups` that refresh an expired entry in the background.";
+    }
+    "queued" by None, "Requests that waited for a turn because too many lookups were in flight." {
+        Queued "", "Requests that had to wait for a place, because `matrix_user_hash_max_lookups` were in flight or others waited already.";
+    }
+    "suppressed" by None, "Lookups not sent because the homeserver had failed repeatedly." {
+        Suppressed "", "Lookups not sent, because the homeserver had failed repeatedly.";
+    }
+    "abandoned" by None, "Requests whose client went away while they waited." {
+        Abandoned "", "Requests whose client went away while they waited.";
+    }
+    "evictions" by None, "Entries in use that were replaced because the zone was full." {
+        Evictions "", "Entries in use that had to go for others: above 0 for long, the zone is small.";
+    }
+    "panics" by None, "Panics caught in the module; each is a bug." {
+        Panics "", "Panics caught at the border to nginx: each is a bug.";
+    }
 }
 
 impl Counter {

@@ -7,93 +7,12 @@ use std::fmt::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::{BUCKETS, Counter, Snapshot};
-use crate::whoami::FailureKind;
+use super::{BUCKETS, FAMILIES, Snapshot};
 
 /// The Content-Type of [`prometheus`].
 pub const PROMETHEUS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The Content-Type of [`json()`].
 pub const JSON_TYPE: &str = "application/json";
-
-/// The counters that are a family of their own: name in JSON (with `matrix_user_hash_` before and `_total` behind, name
-/// in Prometheus), and help.
-const COUNTS: [(Counter, &str, &str); 15] = [
-    (
-        Counter::Hits,
-        "hits",
-        "Requests whose user was in the zone.",
-    ),
-    (
-        Counter::Misses,
-        "misses",
-        "Requests that looked their user up.",
-    ),
-    (
-        Counter::Shared,
-        "shared",
-        "Requests that waited for the lookup of another request.",
-    ),
-    (
-        Counter::Stale,
-        "stale",
-        "Requests routed by an expired entry.",
-    ),
-    (
-        Counter::Refused,
-        "refused",
-        "Requests with a token that the homeserver does not know.",
-    ),
-    (
-        Counter::Errors,
-        "failed",
-        "Requests routed by the fallback because their lookup failed.",
-    ),
-    (
-        Counter::Timeouts,
-        "timeouts",
-        "Requests routed by the fallback because time ran out.",
-    ),
-    (
-        Counter::Anonymous,
-        "anonymous",
-        "Requests without a usable token.",
-    ),
-    (
-        Counter::Lookups,
-        "lookups",
-        "Lookups sent to the homeserver.",
-    ),
-    (
-        Counter::Refreshes,
-        "refreshes",
-        "Lookups sent in the background to refresh an expired entry.",
-    ),
-    (
-        Counter::Queued,
-        "queued",
-        "Requests that waited for a turn because too many lookups were in flight.",
-    ),
-    (
-        Counter::Suppressed,
-        "suppressed",
-        "Lookups not sent because the homeserver had failed repeatedly.",
-    ),
-    (
-        Counter::Abandoned,
-        "abandoned",
-        "Requests whose client went away while they waited.",
-    ),
-    (
-        Counter::Evictions,
-        "evictions",
-        "Entries in use that were replaced because the zone was full.",
-    ),
-    (
-        Counter::Panics,
-        "panics",
-        "Panics caught in the module; each is a bug.",
-    ),
-];
 
 /// A name, a help and a way to read the figure.
 type Gauge = (&'static str, &'static str, fn(&Snapshot) -> u64);
@@ -117,8 +36,8 @@ const GAUGES: [Gauge; 4] = [
     ),
 ];
 
-/// One JSON object: `{"zones": {NAME: {…}}}`. Counts are numbers; `errors` counts lookups by kind of failure;
-/// `lookup_seconds` holds the histogram, its buckets cumulative and keyed by their upper bound.
+/// One JSON object: `{"zones": {NAME: {…}}}`. Counts are numbers; `requests` counts by status and `errors` by kind of
+/// failure; `lookup_seconds` holds the histogram, its buckets cumulative and keyed by their upper bound.
 pub fn json(zones: &[(&str, Snapshot)]) -> String {
     let zones = zones
         .iter()
@@ -134,14 +53,17 @@ fn zone_json(zone: &Snapshot) -> Value {
         object.insert(name.to_owned(), read(zone).into());
     }
     object.insert("suspended".to_owned(), zone.suspended.into());
-    for (counter, name, _) in COUNTS {
-        object.insert(name.to_owned(), zone.get(counter).into());
+    for family in FAMILIES {
+        let mut counts = family.counters.iter();
+        let value = if family.label.is_some() {
+            let counts =
+                counts.map(|&(counter, value)| (value.to_owned(), zone.get(counter).into()));
+            Value::Object(counts.collect())
+        } else {
+            counts.next().map(|&(counter, _)| zone.get(counter)).into()
+        };
+        object.insert(family.name.to_owned(), value);
     }
-    let errors = FailureKind::ALL.into_iter().map(|kind| {
-        let count = zone.get(Counter::of_failure(kind));
-        (kind.as_str().to_owned(), count.into())
-    });
-    object.insert("errors".to_owned(), Value::Object(errors.collect()));
     let buckets = cumulative(zone).map(|(bound, count)| (bound.to_string(), count.into()));
     object.insert(
         "lookup_seconds".to_owned(),
@@ -174,32 +96,17 @@ fn write_prometheus(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Resul
             )?;
         }
     }
-    for (counter, name, help) in COUNTS {
-        let name = format!("{name}_total");
-        family(text, &name, "counter", help)?;
+    for counted in FAMILIES {
+        let name = format!("{}_total", counted.name);
+        family(text, &name, "counter", counted.help)?;
         for (zone, figures) in zones {
-            let count = figures.get(counter);
-            writeln!(
-                text,
-                "matrix_user_hash_{name}{{zone=\"{}\"}} {count}",
-                Label(zone)
-            )?;
-        }
-    }
-    family(
-        text,
-        "errors_total",
-        "counter",
-        "Lookups that failed, by kind of failure.",
-    )?;
-    for (zone, figures) in zones {
-        for kind in FailureKind::ALL {
-            let (zone, count) = (Label(zone), figures.get(Counter::of_failure(kind)));
-            let kind = kind.as_str();
-            writeln!(
-                text,
-                "matrix_user_hash_errors_total{{zone=\"{zone}\",kind=\"{kind}\"}} {count}"
-            )?;
+            for &(counter, value) in counted.counters {
+                write!(text, "matrix_user_hash_{name}{{zone=\"{}\"", Label(zone))?;
+                if let Some(label) = counted.label {
+                    write!(text, ",{label}=\"{value}\"")?;
+                }
+                writeln!(text, "}} {}", figures.get(counter))?;
+            }
         }
     }
     histogram(text, zones)

@@ -93,8 +93,8 @@ fn json_is_one_object_of_zones_with_every_figure() {
     let text = json(&[("users", used(&memory)), ("a \"b\"", used(&memory))]);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     let zone = &value["zones"]["users"];
-    assert_eq!(zone["hits"], 2);
-    assert_eq!(zone["misses"], 1);
+    assert_eq!(zone["requests"]["hit"], 2);
+    assert_eq!(zone["requests"]["miss"], 1);
     assert_eq!(zone["entries"], 1);
     assert_eq!(zone["errors"]["too_large"], 1);
     assert_eq!(zone["suspended"], false);
@@ -102,17 +102,18 @@ fn json_is_one_object_of_zones_with_every_figure() {
     assert_eq!(zone["lookup_seconds"]["buckets"]["0.0025"], 1);
     assert_eq!(zone["lookup_seconds"]["buckets"]["+Inf"], 1);
     assert_eq!(zone["lookup_seconds"]["sum"], 0.00225);
-    for figure in [
-        "capacity",
-        "lookups_in_flight",
+    for figure in ["capacity", "lookups_in_flight", "lookups", "evictions"] {
+        assert!(zone[figure].is_u64(), "{figure}");
+    }
+    for status in [
         "shared",
         "stale",
         "refused",
-        "timeouts",
+        "error",
+        "timeout",
         "anonymous",
-        "evictions",
     ] {
-        assert!(zone[figure].is_u64(), "{figure}");
+        assert_eq!(zone["requests"][status], 0, "{status}");
     }
     assert_eq!(value["zones"].as_object().unwrap().len(), 2);
 }
@@ -128,8 +129,8 @@ fn prometheus_text_names_each_family_once_and_escapes_zones() {
     assert_eq!(types.len(), types.iter().collect::<BTreeSet<_>>().len());
     for line in [
         "matrix_user_hash_entries{zone=\"users\"} 1",
-        "matrix_user_hash_hits_total{zone=\"users\"} 2",
-        "matrix_user_hash_hits_total{zone=\"a\\\"b\\\\c\"} 2",
+        "matrix_user_hash_requests_total{zone=\"users\",status=\"hit\"} 2",
+        "matrix_user_hash_requests_total{zone=\"a\\\"b\\\\c\",status=\"hit\"} 2",
         "matrix_user_hash_errors_total{zone=\"users\",kind=\"too_large\"} 1",
         "matrix_user_hash_lookup_duration_seconds_bucket{zone=\"users\",le=\"0.0025\"} 1",
         "matrix_user_hash_lookup_duration_seconds_bucket{zone=\"users\",le=\"+Inf\"} 1",
@@ -165,4 +166,11 @@ fn every_counter_is_in_both_formats() {
             Counter::ALL[number]
         );
     }
+}
+
+#[test]
+fn the_kinds_of_errors_are_called_as_in_log_lines() {
+    let errors = FAMILIES.iter().find(|family| family.name == "errors");
+    let wanted = FailureKind::ALL.map(|kind| (Counter::of_failure(kind), kind.as_str()));
+    assert_eq!(errors.unwrap().counters, wanted);
 }
