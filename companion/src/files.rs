@@ -41,18 +41,22 @@ pub fn refuse_others(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
             "{} is there, and synapse-companion did not write it",
             path.display()
         ))
-        .fix("render into a folder of its own and include its synapse/http.conf; or move the file away; or say --force")),
+        .fix("render into a folder of its own and include its http.conf; or move the file away; or say --force")),
     }
 }
 
 /// Files that an earlier rendering left and this one has not. Only such as carry our banner.
+/// What is deeper, the folder `own` among it, is the operator's.
 pub fn stale(files: &Files, folder: &Path) -> Vec<PathBuf> {
-    let mut stale: Vec<PathBuf> = std::fs::read_dir(folder.join("synapse"))
+    let Some((includes, _)) = files.keys().find_map(|name| name.split_once('/')) else {
+        return Vec::new();
+    };
+    let mut stale: Vec<PathBuf> = std::fs::read_dir(folder.join(includes))
         .into_iter()
         .flatten()
         .flatten()
         .filter(|entry| {
-            let name = format!("synapse/{}", entry.file_name().to_string_lossy());
+            let name = format!("{includes}/{}", entry.file_name().to_string_lossy());
             !files.contains_key(&name) && is_ours(&entry.path())
         })
         .map(|entry| entry.path())

@@ -72,7 +72,16 @@ fn settle_resolving(request: &Request, deployment: &mut Deployment, found: &mut 
     let settings = &deployment.settings;
     let wanted = settings.resolve && !request.no_resolve;
     let processes = || std::iter::once(&deployment.main).chain(&deployment.workers);
-    let addresses: Vec<_> = processes().flat_map(|p| p.addresses()).collect();
+    let mas = deployment.mas.iter().map(|mas| &mas.server);
+    let others = deployment
+        .externals
+        .iter()
+        .map(|route| &route.to)
+        .chain(mas);
+    let addresses: Vec<_> = processes()
+        .flat_map(|p| p.addresses())
+        .chain(others.map(|other| &other.address))
+        .collect();
     let named = addresses.iter().find_map(|address| address.dns_name());
     let service = addresses
         .iter()

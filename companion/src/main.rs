@@ -76,7 +76,7 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             origin,
             member,
         } => {
-            let (deployment, plan) = planned(&input)?;
+            let (_, plan) = planned(&input)?;
             let question = route::Question {
                 method: method.to_ascii_uppercase(),
                 target: path,
@@ -84,7 +84,7 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
                 origin,
                 members: member,
             };
-            let answer = route::route(&deployment, &plan, &question)
+            let answer = route::route(&plan, &question)
                 .map_err(|message| Diagnostic::error(message).fix("see `route --help`"))?;
             say(&answer.to_string())?;
         }
@@ -185,7 +185,8 @@ fn rendered(input: &Input) -> Result<Files, Diagnostics> {
 
 fn check(input: &Input) -> Result<(), Diagnostics> {
     let nginx = nginx::Nginx::ask(&input.nginx)?;
-    let rendered = rendered(input)?;
+    let (deployment, plan) = planned(input)?;
+    let rendered = render::render(&deployment, &plan)?;
     let text: String = rendered.values().map(String::as_str).collect();
     let mut found = Diagnostics::default();
     nginx
@@ -197,7 +198,10 @@ fn check(input: &Input) -> Result<(), Diagnostics> {
     }
     let folder = files::Temporary::new()?;
     files::install(&rendered, folder.path())?;
-    let said = nginx::Nginx::test(&input.nginx, &folder.path().join("nginx.conf"))?;
+    let said = nginx::Nginx::test(
+        &input.nginx,
+        &folder.path().join(render::main_file(&plan.name)),
+    )?;
     say(&format!(
         "{said}\nnginx {}: {} files, all is well\n",
         nginx.version,

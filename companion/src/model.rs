@@ -259,7 +259,7 @@ impl fmt::Display for Address {
 pub struct Process {
     /// Its `worker_name`, or `main`.
     pub name: String,
-    /// What it serves. Empty for main, which serves what is left.
+    /// What it serves. Main serves what is left; it has a role only where it serves it better than any worker.
     pub roles: BTreeSet<Role>,
     /// Where it serves the client API.
     pub client: Option<Address>,
@@ -301,6 +301,37 @@ pub struct Override {
     pub to: Option<Role>,
 }
 
+/// A server that is not Synapse.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// Where it listens.
+    pub address: Address,
+    /// Its name for TLS and `Host`, if it speaks TLS.
+    pub tls: Option<String>,
+    /// The file of the authorities that its certificate is checked against.
+    pub authorities: Option<String>,
+}
+
+/// A path that a server takes which is not Synapse.
+#[derive(Clone, Debug)]
+pub struct ExternalRoute {
+    /// A regular expression for the path.
+    pub path: String,
+    /// Who takes it.
+    pub to: External,
+    /// The path that it is asked for, with `$1` for what the expression captured; none is the client's own.
+    pub rewrite: Option<String>,
+}
+
+/// The Matrix Authentication Service.
+#[derive(Clone, Debug)]
+pub struct Mas {
+    /// Where clients' logins go.
+    pub server: External,
+    /// The addresses from which it may call `/_synapse/mas`.
+    pub allow: Vec<String>,
+}
+
 /// The whole deployment.
 #[derive(Clone, Debug)]
 pub struct Deployment {
@@ -310,6 +341,10 @@ pub struct Deployment {
     pub workers: Vec<Process>,
     /// The operator's own routes, before all others.
     pub overrides: Vec<Override>,
+    /// Paths that other servers take, before all others.
+    pub externals: Vec<ExternalRoute>,
+    /// The Matrix Authentication Service, where there is one.
+    pub mas: Option<Mas>,
     /// Everything else.
     pub settings: Settings,
 }
@@ -348,6 +383,8 @@ impl fmt::Display for NginxVersion {
 /// What is not about processes.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What names of zones, upstreams, variables and the folder begin with.
+    pub name: String,
     /// Names for `server_name`; none is `_`.
     pub server_names: Vec<String>,
     /// `listen` parameters of the client API.
@@ -360,7 +397,7 @@ pub struct Settings {
     pub http2: bool,
     /// Addresses of proxies in front, whose X-Forwarded-* headers are believed.
     pub trusted_proxies: Vec<String>,
-    /// Who may call `/_synapse/admin`; empty is everybody with an administrator's token.
+    /// Who may call `/_synapse/admin`; empty is nobody.
     pub admin_allow: Vec<String>,
     /// Bytes that a client API request may have.
     pub client_body: u64,

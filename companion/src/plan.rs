@@ -6,43 +6,107 @@
 
 use serde::Serialize;
 
-use crate::model::{Address, Deployment, Process, Resource, Role};
+use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role};
 use crate::table::{ROUTES, Route, Section, Split};
 
-/// The upstream of the main process.
-pub const MAIN: &str = "synapse_main";
-/// The upstream of main's federation listener, where that is another.
-pub const MAIN_FEDERATION: &str = "synapse_main_federation";
+/// What names begin with unless the deployment has a name.
+pub const NAME: &str = "synapse";
 
-/// Prefixes that keep their patterns to themselves, each with the file of those. Without a slash at the end, for nginx
-/// would redirect to one.
-pub const PREFIXES: [(&str, Section, &str); 5] = [
-    ("/_matrix/federation", Section::Federation, "federation"),
-    ("/_matrix/key", Section::Key, "key"),
-    ("/_matrix/media", Section::LegacyMedia, "media"),
-    ("/_synapse/admin", Section::Admin, "admin"),
-    ("/_synapse/mas", Section::Mas, "mas"),
+/// What main serves because no group does.
+pub const NO_GROUP: &str = "no group of workers serves it, so the main process does";
+
+/// The rooms of a path, for `hash`: what stands between `/rooms/` and the next slash, or the like.
+const ROOM: Room = Room {
+    before: "^/_matrix/client/.+?/(?:rooms|join|knock|room_summary|summary)/",
+    id: "[^/]+",
+};
+
+/// Sections with a prefix of their own, which keeps their patterns to itself. Without a slash at the end, for nginx would
+/// redirect to one. In the order in which they are written.
+const PREFIXES: [(&str, Section); 5] = [
+    ("/_matrix/federation", Section::Federation),
+    ("/_matrix/key", Section::Key),
+    ("/_matrix/media", Section::LegacyMedia),
+    ("/_synapse/admin", Section::Admin),
+    ("/_synapse/mas", Section::Mas),
 ];
+
+/// Prefixes that nobody outside has any business with.
+const CLOSED: [&str; 2] = ["/_synapse/metrics", "/_synapse/replication"];
 
 /// What the configuration consists of.
 #[derive(Debug, Serialize)]
 pub struct Plan {
+    /// What all names and the folder begin with.
+    pub name: String,
     /// Every upstream that some location names.
     pub upstreams: Vec<Upstream>,
     /// In the order in which nginx tries them within their section.
     pub locations: Vec<Location>,
+    /// Prefixes, each of which keeps the patterns of its section to itself.
+    pub prefixes: Vec<Prefix>,
+    /// What nginx answers itself, whoever asks.
+    pub edge: Edge,
     /// Whether any location asks for the user.
     pub user_hash: bool,
     /// The upstream that answers whoami.
     pub whoami: String,
-    /// Whether requests are spread by room.
-    pub by_room: bool,
+    /// How the room is found in a path, where requests are spread by room.
+    pub room: Option<Room>,
     /// Whether requests are spread by origin.
     pub by_origin: bool,
+    /// The upstream of the main process.
+    pub main: String,
     /// Where the federation API's rest goes.
     pub main_federation: String,
     /// Whether clients wait for news at main, because no worker serves syncs.
     pub main_syncs: bool,
+}
+
+/// How a room is found in a path: two expressions, one after the other.
+#[derive(Debug, Serialize)]
+pub struct Room {
+    /// What stands before it.
+    pub before: &'static str,
+    /// Its id or alias.
+    pub id: &'static str,
+}
+
+/// A prefix location.
+#[derive(Debug, Serialize)]
+pub struct Prefix {
+    /// The prefix.
+    pub path: &'static str,
+    /// What stands below it.
+    #[serde(skip)]
+    pub section: Section,
+    /// The file of its patterns, if there are any.
+    pub file: Option<&'static str>,
+    /// Where the rest goes.
+    pub upstream: String,
+    /// Who may call it. `None` is everybody, and an empty list is nobody.
+    pub allow: Option<Vec<String>>,
+    /// What opens it, as an explanation says it.
+    pub opened_by: &'static str,
+    /// Whether its answers may be cached.
+    pub cached: bool,
+    /// Whether it takes the bodies of other servers.
+    pub federation_body: bool,
+    /// Whether the listeners of clients have it.
+    pub client: bool,
+    /// Whether listeners of other servers alone have it.
+    pub federation: bool,
+}
+
+/// What nginx answers itself.
+#[derive(Debug, Serialize)]
+pub struct Edge {
+    /// The status of a preflight.
+    pub preflight: u16,
+    /// Prefixes that are closed.
+    pub closed: [&'static str; 2],
+    /// What these are answered.
+    pub closed_status: u16,
 }
 
 /// An `upstream {}`.
@@ -54,10 +118,35 @@ pub struct Upstream {
     pub why: String,
     /// Its servers.
     pub servers: Vec<Server>,
-    /// The variable that `hash … consistent` takes.
-    pub hash: Option<&'static str>,
+    /// What `hash … consistent` takes.
+    pub hash: Option<Key>,
+    /// The variable that holds it.
+    pub hash_variable: Option<String>,
+    /// Whether nginx resolves a server of it while it runs.
+    pub resolve: bool,
     /// Idle connections that each nginx process keeps.
     pub keepalive: usize,
+}
+
+/// What requests are spread by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Key {
+    /// The user who asks.
+    User,
+    /// The room that it is about.
+    Room,
+    /// The other server that asks.
+    Origin,
+}
+
+impl Key {
+    fn variable(self, name: &str) -> String {
+        match self {
+            Self::User => "$matrix_user_hash".to_owned(),
+            Self::Room => format!("${name}_room"),
+            Self::Origin => format!("${name}_federation_origin"),
+        }
+    }
 }
 
 /// A `server` line.
@@ -89,10 +178,25 @@ pub struct Location {
     pub target: Target,
     /// Whether a client may wait here for news.
     pub long_poll: bool,
+    /// Whether a POST may be sent again to the next worker, when the first hung up.
+    pub repeats_post: bool,
     /// Whether the module is on.
     pub user_hash: bool,
+    /// How a server is spoken to that is not Synapse.
+    pub external: Option<Other>,
     /// The reason, for the comment and for `route`.
     pub why: String,
+}
+
+/// How a server is spoken to that is not Synapse.
+#[derive(Clone, Debug, Serialize)]
+pub struct Other {
+    /// Its name for TLS and `Host`, if it speaks TLS.
+    pub tls: Option<String>,
+    /// What its certificate is checked against.
+    pub authorities: Option<String>,
+    /// The path that it is asked for.
+    pub rewrite: Option<String>,
 }
 
 /// How a location chooses its upstream.
@@ -104,33 +208,30 @@ pub enum Target {
         /// Its name.
         name: String,
     },
-    /// By method.
-    Methods {
+    /// By what the request says, through a `map`.
+    Mapped {
         /// The variable of the map.
         variable: String,
-        /// Those that go to `name`.
-        methods: Vec<String>,
-        /// Their upstream.
-        name: String,
+        /// What the map reads: variables of nginx and text.
+        source: &'static str,
+        /// Its lines.
+        rows: Vec<Row>,
+        /// What is chosen if no line fits.
+        default: String,
+        /// Why that is, as an explanation says it.
+        default_why: String,
     },
-    /// By `since` and `full_state`.
-    Since {
-        /// The variable of the map.
-        variable: String,
-        /// With a place to go on from.
-        name: String,
-        /// From nothing.
-        initial: String,
-    },
-    /// By `from`.
-    From {
-        /// The variable of the map.
-        variable: String,
-        /// With a place to go on from.
-        name: String,
-        /// From nothing.
-        initial: String,
-    },
+}
+
+/// A line of a map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// A text, or a regular expression behind `~`.
+    pub key: String,
+    /// The upstream.
+    pub name: String,
+    /// Why, as an explanation says it.
+    pub why: String,
 }
 
 impl Target {
@@ -138,32 +239,70 @@ impl Target {
     pub fn upstreams(&self) -> Vec<&str> {
         match self {
             Self::Upstream { name } => vec![name],
-            Self::Methods { name, .. } => vec![name, MAIN],
-            Self::Since { name, initial, .. } | Self::From { name, initial, .. } => {
-                vec![name, initial]
-            }
+            Self::Mapped { rows, default, .. } => rows
+                .iter()
+                .map(|row| row.name.as_str())
+                .chain([default.as_str()])
+                .collect(),
         }
     }
 }
 
-/// What an upstream is spread by.
-fn hash_of(role: Role) -> Option<&'static str> {
+/// What a group is spread by, and what it is for, as its comment says it.
+fn group(role: Role) -> (Option<Key>, &'static str) {
     match role {
-        Role::Sync | Role::InitialSync | Role::SlidingSync => Some("$matrix_user_hash"),
-        Role::Room => Some("$synapse_room"),
-        Role::FederationReader | Role::FederationInbound => Some("$synapse_federation_origin"),
-        _ => None,
+        Role::Sync => (
+            Some(Key::User),
+            "syncs: every device of a user on one worker",
+        ),
+        Role::InitialSync => (
+            Some(Key::User),
+            "syncs from nothing, which would hold up the others",
+        ),
+        Role::SlidingSync => (
+            Some(Key::User),
+            "simplified sliding sync: every device of a user on one worker",
+        ),
+        Role::Room => (
+            Some(Key::Room),
+            "what is about one room: all of a room on one worker",
+        ),
+        Role::ClientReader => (None, "the rest of the client API that a worker can serve"),
+        Role::FederationReader => (
+            Some(Key::Origin),
+            "federation: all of another server on one worker",
+        ),
+        Role::FederationInbound => (
+            Some(Key::Origin),
+            "transactions of other servers: all of one server on one worker",
+        ),
+        Role::Media => (None, "the media repository"),
+        Role::UserDirectory => (None, "searches in the user directory"),
+        Role::Writer(_) => (None, "the writer of a stream"),
+        Role::Nothing(_) => (None, "no request is for it"),
     }
 }
 
 /// Whether requests of a role wait for news.
 fn by_user(role: Role) -> bool {
-    hash_of(role) == Some("$matrix_user_hash")
+    group(role).0 == Some(Key::User)
 }
 
-/// The upstream of a role.
-pub fn upstream_name(role: Role) -> String {
-    format!("synapse_{}", role.name())
+/// Names within one configuration.
+struct Names<'a>(&'a str);
+
+impl Names<'_> {
+    fn upstream(&self, role: Role) -> String {
+        self.of(role.name())
+    }
+
+    fn of(&self, what: &str) -> String {
+        format!("{}_{what}", self.0)
+    }
+
+    fn main(&self) -> String {
+        self.of("main")
+    }
 }
 
 /// Idle connections to keep, for `servers` servers: nginx counts them per process and upstream, over all servers.
@@ -175,44 +314,60 @@ fn keepalive(servers: usize) -> usize {
 impl Plan {
     /// Lays out a deployment.
     pub fn new(deployment: &Deployment) -> Self {
-        let mut locations: Vec<Location> = deployment
-            .overrides
-            .iter()
-            .enumerate()
-            .flat_map(|(i, own)| overridden(deployment, i, own))
-            .collect();
-        locations.extend(ROUTES.iter().filter_map(|route| located(deployment, route)));
+        let names = Names(&deployment.settings.name);
+        let mut upstreams = main_upstreams(deployment, &names);
+        let mut locations = Vec::new();
+        for (id, external) in externals(deployment) {
+            let name = names.of(&id);
+            upstreams.push(external_upstream(deployment, name.clone(), &external.to));
+            locations.extend(outside(id, name, &external));
+        }
+        locations.extend(
+            deployment
+                .overrides
+                .iter()
+                .enumerate()
+                .flat_map(|(i, own)| overridden(deployment, &names, i, own)),
+        );
+        locations.extend(
+            ROUTES
+                .iter()
+                .filter_map(|route| located(deployment, &names, route)),
+        );
         // With no workers, everything is main's anyway and a pinned route protects it from nobody.
+        let main = names.main();
         if locations
             .iter()
-            .all(|location| location.target.upstreams() == [MAIN])
+            .all(|location| location.target.upstreams() == [main.as_str()])
         {
             locations.retain(|location| location.id.starts_with("override_"));
         }
-        let main_federation = if main_federation_apart(deployment) {
-            MAIN_FEDERATION
-        } else {
-            MAIN
-        }
-        .to_owned();
-        let mut upstreams = main_upstreams(deployment);
-        upstreams.extend(role_upstreams(deployment, &locations));
+        upstreams.extend(role_upstreams(deployment, &names, &locations));
         let has_readers = has(deployment, Role::ClientReader);
         let whoami = if has_readers {
-            upstream_name(Role::ClientReader)
+            names.upstream(Role::ClientReader)
         } else {
-            MAIN.to_owned()
+            main.clone()
         };
         if has_readers && !upstreams.iter().any(|upstream| upstream.name == whoami) {
-            upstreams.push(role_upstream(deployment, Role::ClientReader));
+            upstreams.push(role_upstream(deployment, &names, Role::ClientReader));
         }
+        let uses = |key| upstreams.iter().any(|upstream| upstream.hash == Some(key));
         Self {
+            name: names.0.to_owned(),
+            prefixes: prefixes(deployment, &names, &locations),
+            edge: Edge {
+                preflight: 204,
+                closed: CLOSED,
+                closed_status: 404,
+            },
             user_hash: locations.iter().any(|location| location.user_hash),
-            by_room: uses(&upstreams, "$synapse_room"),
-            by_origin: uses(&upstreams, "$synapse_federation_origin"),
+            room: uses(Key::Room).then_some(ROOM),
+            by_origin: uses(Key::Origin),
             whoami,
-            main_federation,
+            main_federation: main_federation(deployment, &names),
             main_syncs: !locations.iter().any(|location| location.id == "sync"),
+            main,
             upstreams,
             locations,
         }
@@ -231,10 +386,46 @@ impl Plan {
     }
 }
 
-fn uses(upstreams: &[Upstream], variable: &str) -> bool {
-    upstreams
-        .iter()
-        .any(|upstream| upstream.hash == Some(variable))
+fn prefixes(deployment: &Deployment, names: &Names<'_>, locations: &[Location]) -> Vec<Prefix> {
+    let settings = &deployment.settings;
+    let prefix = |(path, section): (&'static str, Section)| {
+        let has_patterns = locations.iter().any(|l| l.section == section);
+        let of_federation = matches!(section, Section::Federation | Section::Key);
+        let cached = section == Section::LegacyMedia && settings.media_cache.is_some();
+        let apart = main_federation_apart(deployment);
+        Prefix {
+            path,
+            section,
+            file: has_patterns.then(|| section.file()),
+            upstream: if of_federation {
+                main_federation(deployment, names)
+            } else {
+                names.main()
+            },
+            allow: match section {
+                Section::Admin => Some(settings.admin_allow.clone()),
+                Section::Mas => {
+                    let mas = deployment.mas.as_ref();
+                    Some(mas.map(|mas| mas.allow.clone()).unwrap_or_default())
+                }
+                _ => None,
+            },
+            opened_by: match section {
+                Section::Mas => "allow under [mas]",
+                _ => "admin_allow under [listen]",
+            },
+            cached,
+            federation_body: section == Section::Federation,
+            client: match section {
+                // Closed or not, they are said: what is not written would be open.
+                Section::Federation | Section::Admin | Section::Mas => true,
+                Section::Key => has_patterns || apart,
+                _ => has_patterns || cached,
+            },
+            federation: of_federation || section == Section::LegacyMedia,
+        }
+    };
+    PREFIXES.into_iter().map(prefix).collect()
 }
 
 fn has(deployment: &Deployment, role: Role) -> bool {
@@ -244,67 +435,177 @@ fn has(deployment: &Deployment, role: Role) -> bool {
         .any(|worker| worker.roles.contains(&role))
 }
 
-/// The first of the roles that somebody has.
+/// The first of the roles that somebody has. `None` is main: nobody has one, or main serves it better.
 fn serving(deployment: &Deployment, roles: &[Role]) -> Option<Role> {
-    roles.iter().copied().find(|role| has(deployment, *role))
+    let by_main = |role: &Role| deployment.main.roles.contains(role);
+    roles
+        .iter()
+        .copied()
+        .find(|role| has(deployment, *role) || by_main(role))
+        .filter(|role| has(deployment, *role))
 }
 
-fn located(deployment: &Deployment, route: &Route) -> Option<Location> {
+fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<Location> {
     let role = serving(deployment, route.to);
     let initial = serving(deployment, &[Role::InitialSync]);
     let splits_initial = matches!(route.split, Split::Since | Split::From)
         && initial.is_some_and(|i| Some(i) != role);
-    if role.is_none() && !route.pinned && !splits_initial {
+    let is_main_s = route.pinned
+        || route
+            .to
+            .iter()
+            .any(|role| deployment.main.roles.contains(role));
+    if role.is_none() && !is_main_s && !splits_initial {
         return None;
     }
-    let name = role.map_or_else(|| MAIN.to_owned(), upstream_name);
-    let variable = format!("$synapse_{}_upstream", route.id);
+    let name = role.map_or_else(|| names.main(), |role| names.upstream(role));
+    let variable = format!("${}", names.of(&format!("{}_upstream", route.id)));
+    let row = |key: &str, name: &str, why: &str| Row {
+        key: key.to_owned(),
+        name: name.to_owned(),
+        why: why.to_owned(),
+    };
+    let initial = initial.map(|initial| names.upstream(initial));
     let target = match (route.split, initial) {
-        (Split::Since, Some(initial)) => Target::Since {
+        (Split::Since, Some(initial)) => Target::Mapped {
             variable,
-            name,
-            initial: upstream_name(initial),
+            source: "$arg_full_state/$arg_since",
+            rows: vec![
+                row(
+                    "~^true/",
+                    &initial,
+                    "full_state=true makes it an initial one",
+                ),
+                row("~/$", &initial, "without since it is an initial one"),
+            ],
+            default: name,
+            default_why: "since says where to go on".to_owned(),
         },
-        (Split::From, Some(initial)) => Target::From {
+        (Split::From, Some(initial)) => Target::Mapped {
             variable,
-            name,
-            initial: upstream_name(initial),
+            source: "$arg_from",
+            rows: vec![row("", &initial, "without from it is an initial one")],
+            default: name,
+            default_why: "from says where to go on".to_owned(),
         },
-        (Split::Methods(methods), _) => Target::Methods {
+        (Split::Methods(methods), _) => Target::Mapped {
             variable,
-            name,
-            methods: methods.iter().map(|&method| method.to_owned()).collect(),
+            source: "$request_method",
+            rows: methods
+                .iter()
+                .map(|method| row(method, &name, &format!("{method} only reads")))
+                .collect(),
+            default: names.main(),
+            default_why: format!("the method is not among {}", methods.join(", ")),
         },
         _ => Target::Upstream { name },
     };
     let user_hash = role.is_some_and(by_user) || splits_initial;
+    let why = match (route.to.first(), role) {
+        // Whoever is sent a request that it may not be able to serve shall find that in the explanation.
+        (Some(best @ Role::Writer(_)), Some(role)) if *best != role => format!(
+            "{}; no worker here has the type {}, so the type {} gets it",
+            route.why,
+            best.name(),
+            role.name()
+        ),
+        _ => route.why.to_owned(),
+    };
     Some(Location {
         id: route.id.to_owned(),
         section: route.section,
         pattern: route.pattern(),
         target,
         long_poll: user_hash,
+        repeats_post: route.repeats_post,
         user_hash,
-        why: route.why.to_owned(),
+        external: None,
+        why,
     })
 }
 
 /// An override stands in every section whose requests its pattern can match: a `^~` prefix keeps others out.
-fn overridden(deployment: &Deployment, i: usize, own: &crate::model::Override) -> Vec<Location> {
+fn overridden(
+    deployment: &Deployment,
+    names: &Names<'_>,
+    i: usize,
+    own: &crate::model::Override,
+) -> Vec<Location> {
     let role = own.to.filter(|role| has(deployment, *role));
-    let name = role.map_or_else(|| MAIN.to_owned(), upstream_name);
+    let name = role.map_or_else(|| names.main(), |role| names.upstream(role));
     let by_user = role.is_some_and(by_user);
-    let sections = sections_of(&own.path);
     let in_section = |section| Location {
         id: format!("override_{i}"),
         section,
         pattern: own.path.clone(),
         target: Target::Upstream { name: name.clone() },
         long_poll: by_user,
+        repeats_post: false,
         user_hash: by_user,
+        external: None,
         why: "an override of the deployment file".to_owned(),
     };
-    sections.into_iter().map(in_section).collect()
+    sections_of(&own.path).into_iter().map(in_section).collect()
+}
+
+/// What the Matrix Authentication Service's own documentation gives it (docs/setup/reverse-proxy.md, "Compatibility layer"):
+/// login, logout and refresh in every version of the path, and what is below them (single sign-on, `logout/all`).
+const MAS_LOGINS: &str =
+    "^/_matrix/client/(?:api/v1|unstable/[^/]+|[^/]+)/(?:login|logout|refresh)(?:/|$)";
+
+/// All that servers take which are not Synapse, each with its id.
+fn externals(deployment: &Deployment) -> Vec<(String, ExternalRoute)> {
+    let own = deployment.externals.iter().enumerate();
+    let own = own.map(|(i, external)| (format!("external_{i}"), external.clone()));
+    let mas = deployment.mas.iter().map(|mas| {
+        let route = ExternalRoute {
+            path: MAS_LOGINS.to_owned(),
+            to: mas.server.clone(),
+            rewrite: None,
+        };
+        ("mas".to_owned(), route)
+    });
+    own.chain(mas).collect()
+}
+
+fn outside(id: String, name: String, external: &ExternalRoute) -> Vec<Location> {
+    let why = if id == "mas" {
+        "logins of clients: the Matrix Authentication Service's compatibility layer"
+    } else {
+        "a server of the deployment file's that is not Synapse"
+    };
+    let in_section = |section| Location {
+        id: id.clone(),
+        section,
+        pattern: external.path.clone(),
+        target: Target::Upstream { name: name.clone() },
+        long_poll: false,
+        repeats_post: false,
+        user_hash: false,
+        external: Some(Other {
+            tls: external.to.tls.clone(),
+            authorities: external.to.authorities.clone(),
+            rewrite: external.rewrite.clone(),
+        }),
+        why: why.to_owned(),
+    };
+    sections_of(&external.path)
+        .into_iter()
+        .map(in_section)
+        .collect()
+}
+
+fn external_upstream(deployment: &Deployment, name: String, external: &External) -> Upstream {
+    let server = line(deployment, "", &external.address, 1);
+    Upstream {
+        why: "a server that is not Synapse".to_owned(),
+        keepalive: keepalive(1),
+        hash: None,
+        hash_variable: None,
+        resolve: server.resolve,
+        servers: vec![server],
+        name,
+    }
 }
 
 fn sections_of(pattern: &str) -> Vec<Section> {
@@ -316,10 +617,10 @@ fn sections_of(pattern: &str) -> Vec<Section> {
     if is_below("/_matrix/client") || is_below("/_synapse/client") {
         return vec![Section::Client];
     }
-    match PREFIXES.iter().find(|(prefix, ..)| is_below(prefix)) {
-        Some((_, section, _)) => vec![*section],
+    match PREFIXES.iter().find(|(prefix, _)| is_below(prefix)) {
+        Some((_, section)) => vec![*section],
         None => std::iter::once(Section::Client)
-            .chain(PREFIXES.iter().map(|(_, section, _)| *section))
+            .chain(PREFIXES.iter().map(|(_, section)| *section))
             .collect(),
     }
 }
@@ -329,27 +630,37 @@ fn main_federation_apart(deployment: &Deployment) -> bool {
     federation.is_some() && federation != deployment.main.address(Resource::Client)
 }
 
-fn main_upstreams(deployment: &Deployment) -> Vec<Upstream> {
-    let upstream = |name: &str, why: &str, resource| {
-        let servers = server(deployment, &deployment.main, resource)
+fn main_federation(deployment: &Deployment, names: &Names<'_>) -> String {
+    if main_federation_apart(deployment) {
+        names.of("main_federation")
+    } else {
+        names.main()
+    }
+}
+
+fn main_upstreams(deployment: &Deployment, names: &Names<'_>) -> Vec<Upstream> {
+    let upstream = |name: String, why: &str, resource| {
+        let servers: Vec<Server> = server(deployment, &deployment.main, resource)
             .into_iter()
             .collect();
         Upstream {
-            name: name.to_owned(),
+            name,
             why: why.to_owned(),
             keepalive: keepalive(deployment.workers.len().max(1)).min(128),
             hash: None,
+            hash_variable: None,
+            resolve: servers.iter().any(|server| server.resolve),
             servers,
         }
     };
     let mut upstreams = vec![upstream(
-        MAIN,
+        names.main(),
         "the main process: all that no worker serves",
         Resource::Client,
     )];
     if main_federation_apart(deployment) {
         upstreams.push(upstream(
-            MAIN_FEDERATION,
+            main_federation(deployment, names),
             "the main process's federation listener",
             Resource::Federation,
         ));
@@ -357,7 +668,11 @@ fn main_upstreams(deployment: &Deployment) -> Vec<Upstream> {
     upstreams
 }
 
-fn role_upstreams(deployment: &Deployment, locations: &[Location]) -> Vec<Upstream> {
+fn role_upstreams(
+    deployment: &Deployment,
+    names: &Names<'_>,
+    locations: &[Location],
+) -> Vec<Upstream> {
     let used = |name: &str| {
         locations
             .iter()
@@ -366,12 +681,12 @@ fn role_upstreams(deployment: &Deployment, locations: &[Location]) -> Vec<Upstre
     Role::NAMED
         .iter()
         .map(|(_, role)| *role)
-        .filter(|role| has(deployment, *role) && used(&upstream_name(*role)))
-        .map(|role| role_upstream(deployment, role))
+        .filter(|role| has(deployment, *role) && used(&names.upstream(*role)))
+        .map(|role| role_upstream(deployment, names, role))
         .collect()
 }
 
-fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
+fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upstream {
     let workers: Vec<&Process> = deployment
         .workers
         .iter()
@@ -381,7 +696,7 @@ fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
         .iter()
         .filter_map(|worker| server(deployment, worker, role.resource()))
         .collect();
-    let hash = hash_of(role);
+    let (hash, why) = group(role);
     if hash.is_some() && servers.iter().any(|server| server.service.is_some()) {
         // nginx takes the weights of SRV records where a line has none of its own, and 1 is none (`template->weight` in
         // ngx_http_upstream_zone_resolve_handler()). CoreDNS gives each of n pods the weight 100/n, so that one pod more would
@@ -389,8 +704,8 @@ fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
         servers.iter_mut().for_each(|server| server.weight *= 2);
     }
     Upstream {
-        name: upstream_name(role),
-        why: purpose(role).to_owned(),
+        name: names.upstream(role),
+        why: why.to_owned(),
         keepalive: keepalive(
             workers
                 .iter()
@@ -398,39 +713,33 @@ fn role_upstream(deployment: &Deployment, role: Role) -> Upstream {
                 .sum(),
         ),
         hash,
+        hash_variable: hash.map(|key| key.variable(names.0)),
+        resolve: servers.iter().any(|server| server.resolve),
         servers,
-    }
-}
-
-/// What an upstream is for, as its comment says it.
-fn purpose(role: Role) -> &'static str {
-    match role {
-        Role::Sync => "syncs: every device of a user on one worker",
-        Role::InitialSync => "syncs from nothing, which would hold up the others",
-        Role::SlidingSync => "simplified sliding sync: every device of a user on one worker",
-        Role::Room => "what is about one room: all of a room on one worker",
-        Role::ClientReader => "the rest of the client API that a worker can serve",
-        Role::FederationReader => "federation: all of another server on one worker",
-        Role::FederationInbound => "transactions of other servers: all of one server on one worker",
-        Role::Media => "the media repository",
-        Role::UserDirectory => "searches in the user directory",
-        Role::Writer(_) => "the writer of a stream",
-        Role::Nothing(_) => "no request is for it",
     }
 }
 
 /// The `server` line of a process for a resource. The judge of the input gives a role only where there is an address.
 fn server(deployment: &Deployment, process: &Process, resource: Resource) -> Option<Server> {
     let address = process.address(resource)?;
+    Some(line(deployment, &process.name, address, process.weight))
+}
+
+fn line(deployment: &Deployment, worker: &str, address: &Address, weight: u16) -> Server {
     let service = match address {
         Address::Srv { service, .. } => Some(service.clone()),
         _ => None,
     };
-    Some(Server {
-        worker: process.name.clone(),
+    let shown = address.to_string();
+    Server {
+        worker: if worker.is_empty() {
+            shown.clone()
+        } else {
+            worker.to_owned()
+        },
         resolve: deployment.settings.resolve && address.dns_name().is_some(),
-        address: address.to_string(),
+        address: shown,
         service,
-        weight: process.weight,
-    })
+        weight,
+    }
 }

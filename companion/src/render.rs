@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::diagnostic::Diagnostic;
 use crate::model::{Deployment, NginxVersion, Settings};
-use crate::plan::{Location, MAIN, Plan};
+use crate::plan::{Location, NAME, Plan};
 use crate::table::Section;
 
 /// Every template with its name.
@@ -48,26 +48,30 @@ const TEMPLATES: [(&str, &str); 11] = [
     ),
 ];
 
-/// Files of locations, each of one section.
-const SECTIONS: [(&str, Section, &str); 6] = [
-    (
-        "client",
-        Section::Client,
-        "The client API. nginx takes the first pattern that fits.",
-    ),
-    ("admin", Section::Admin, "Administration."),
-    ("mas", Section::Mas, "The Matrix Authentication Service."),
-    (
-        "media",
-        Section::LegacyMedia,
-        "Media from before authenticated media.",
-    ),
-    ("federation", Section::Federation, "Other servers."),
-    ("key", Section::Key, "Keys of other servers."),
-];
+/// What stands at the head of a section's file.
+const fn about(section: Section) -> &'static str {
+    match section {
+        Section::Client => "The client API. nginx takes the first pattern that fits.",
+        Section::Admin => "Administration.",
+        Section::Mas => "What the Matrix Authentication Service asks of Synapse.",
+        Section::LegacyMedia => "Media from before authenticated media.",
+        Section::Federation => "Other servers.",
+        Section::Key => "Keys of other servers.",
+    }
+}
 
 /// File names, relative to the folder of `nginx.conf`, with their text.
 pub type Files = BTreeMap<String, String>;
+
+/// The file that nginx is started with. A deployment with a name is there to be included beside others, in an
+/// `nginx.conf` of the operator's own, so its file has another name.
+pub fn main_file(name: &str) -> String {
+    if name == NAME {
+        "nginx.conf".to_owned()
+    } else {
+        format!("nginx-{name}.conf")
+    }
+}
 
 /// The first line of every file.
 const BANNER: &str = concat!(
@@ -91,7 +95,6 @@ struct Shown<'a> {
     read_timeout: u32,
     sync_read_timeout: u32,
     trusted_proxies: &'a [String],
-    admin_allow: &'a [String],
     user_hash: ShownUserHash<'a>,
     media_cache: Option<ShownCache<'a>>,
     log_json: bool,
@@ -133,7 +136,6 @@ impl<'a> Shown<'a> {
             read_timeout: s.read_timeout,
             sync_read_timeout: s.sync_read_timeout,
             trusted_proxies: &s.trusted_proxies,
-            admin_allow: &s.admin_allow,
             user_hash: ShownUserHash {
                 zone_size: &s.user_hash.zone_size,
                 state: s.user_hash.state.as_deref(),
@@ -175,23 +177,19 @@ pub fn render(deployment: &Deployment, plan: &Plan) -> Result<Files, Diagnostic>
 fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::Error> {
     let env = environment()?;
     let shown = Shown::new(&deployment.settings);
-    let sections: BTreeMap<&str, bool> = SECTIONS
-        .iter()
-        .map(|(name, section, _)| (*name, plan.section(*section).next().is_some()))
-        .collect();
     let context = context! {
         banner => BANNER,
-        main => MAIN,
+        n => plan.name.as_str(),
         plan => Serde(plan),
         s => Serde(&shown),
-        files => sections,
+        client_patterns => plan.section(Section::Client).next().is_some(),
         resolver => resolver(&deployment.settings, plan),
         client_body => size(deployment.settings.client_body),
         federation_body => size(deployment.settings.federation_body),
     };
     let mut files = Files::new();
     files.insert(
-        "nginx.conf".into(),
+        main_file(&plan.name),
         env.get_template("nginx.conf.j2")?.render(&context)?,
     );
     for name in [
@@ -207,15 +205,15 @@ fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::
         let text = env
             .get_template(&format!("{name}.conf.j2"))?
             .render(&context)?;
-        files.insert(format!("synapse/{name}.conf"), text);
+        files.insert(format!("{}/{name}.conf", plan.name), text);
     }
-    for (name, section, about) in SECTIONS {
+    for section in Section::ALL {
         let locations: Vec<&Location> = plan.section(section).collect();
         if !locations.is_empty() {
             let locations = Value::from(Serde(&locations));
-            let context = context! { locations, about, ..context.clone() };
+            let context = context! { locations, about => about(section), ..context.clone() };
             let text = env.get_template("locations.conf.j2")?.render(context)?;
-            files.insert(format!("synapse/{name}.conf"), text);
+            files.insert(format!("{}/{}.conf", plan.name, section.file()), text);
         }
     }
     files.values_mut().for_each(|text| *text = tidy(text));

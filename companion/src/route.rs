@@ -10,8 +10,7 @@ use matrix_user_hash_core::user::{UserHash, UserId};
 use regex::Regex;
 
 use crate::hash::Circle;
-use crate::model::Deployment;
-use crate::plan::{Location, MAIN, PREFIXES, Plan, Server, Target, Upstream};
+use crate::plan::{Key, Location, NO_GROUP, Plan, Prefix, Server, Target, Upstream};
 use crate::table::Section;
 
 /// What is asked.
@@ -38,6 +37,8 @@ pub struct Answer {
     pub file: String,
     /// Where the request goes.
     pub outcome: Outcome,
+    /// Who may ask at all, where that is not everybody.
+    pub access: Option<String>,
     /// The reason.
     pub why: String,
 }
@@ -64,7 +65,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// The question is not one that nginx would take: a path without a slash, a user id that is none.
-pub fn route(deployment: &Deployment, plan: &Plan, question: &Question) -> Result<Answer, String> {
+pub fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
     let (raw, query) = question
         .target
         .split_once('?')
@@ -72,92 +73,86 @@ pub fn route(deployment: &Deployment, plan: &Plan, question: &Question) -> Resul
     let path = normalized(raw).ok_or_else(|| {
         format!("nginx answers 400 to the path {raw}: it must begin with / and every % must have two hex digits")
     })?;
+    let file = |name: &str| format!("{}/{name}.conf", plan.name);
+    let edge = |location: String, status, why: &str| Answer {
+        location,
+        file: file("errors"),
+        outcome: Outcome::Edge(status),
+        access: None,
+        why: why.to_owned(),
+    };
     if question.method == "OPTIONS" {
-        return Ok(Answer {
-            location: "if ($request_method = OPTIONS)".into(),
-            file: "synapse/errors.conf".into(),
-            outcome: Outcome::Edge(204),
-            why: "a preflight: nginx answers it with Synapse's own CORS headers".into(),
-        });
+        return Ok(edge(
+            "if ($request_method = OPTIONS)".into(),
+            plan.edge.preflight,
+            "a preflight: nginx answers it with Synapse's own CORS headers",
+        ));
     }
-    for closed in ["/_synapse/metrics", "/_synapse/replication"] {
-        if path.starts_with(closed) {
-            return Ok(Answer {
-                location: format!("^~ {closed}"),
-                file: "synapse/errors.conf".into(),
-                outcome: Outcome::Edge(404),
-                why: "nobody outside has any business there".into(),
-            });
-        }
+    if let Some(closed) = plan.edge.closed.iter().find(|c| path.starts_with(*c)) {
+        return Ok(edge(
+            format!("^~ {closed}"),
+            plan.edge.closed_status,
+            "nobody outside has any business there",
+        ));
     }
-    let prefix = PREFIXES.iter().find(|(prefix, section, _)| {
-        path.starts_with(prefix) && is_rendered(deployment, plan, *section)
-    });
-    let section = prefix.map_or(Section::Client, |(_, section, _)| *section);
+    let prefix = plan
+        .prefixes
+        .iter()
+        .find(|prefix| prefix.client && path.starts_with(prefix.path));
+    let section = prefix.map_or(Section::Client, |prefix| prefix.section);
     let location = plan
         .section(section)
         .find(|location| matches(location, &path));
     let (pattern, file, why, name) = match (location, prefix) {
         (Some(location), _) => {
             let (name, refined) = chosen(&location.target, &question.method, query);
-            let file = prefix.map_or("client", |(_, _, file)| file);
             let why = refined.map_or_else(
                 || location.why.clone(),
                 |r| format!("{}; {r}", location.why),
             );
             (
                 format!("~ {}", location.pattern),
-                format!("synapse/{file}.conf"),
+                file(section.file()),
                 why,
                 name,
             )
         }
-        (None, Some((prefix, section, _))) => {
-            let federation = matches!(section, Section::Federation | Section::Key);
-            let name = if federation {
-                plan.main_federation.as_str()
-            } else {
-                MAIN
-            };
-            (
-                format!("^~ {prefix}"),
-                "synapse/servers.conf".into(),
-                NO_GROUP.into(),
-                name,
-            )
-        }
+        (None, Some(prefix)) => (
+            format!("^~ {}", prefix.path),
+            file("servers"),
+            NO_GROUP.into(),
+            prefix.upstream.as_str(),
+        ),
         (None, None) => (
             "/".into(),
-            "synapse/servers.conf".into(),
+            file("servers"),
             NO_GROUP.into(),
-            MAIN,
+            plan.main.as_str(),
         ),
     };
     let upstream = plan
         .upstream(name)
         .ok_or_else(|| format!("no upstream is called {name}"))?;
-    let outcome = upstream_outcome(upstream, question, &path)?;
+    let outcome = upstream_outcome(upstream, question, plan, &path)?;
     Ok(Answer {
         location: pattern,
         file,
         outcome,
+        access: prefix.and_then(access),
         why,
     })
 }
 
-const NO_GROUP: &str = "no group of workers serves it, so the main process does";
-
-/// Whether `servers.conf` has the prefix, by the same conditions as its template.
-fn is_rendered(deployment: &Deployment, plan: &Plan, section: Section) -> bool {
-    let settings = &deployment.settings;
-    plan.section(section).next().is_some()
-        || match section {
-            Section::Federation => true,
-            Section::Key => plan.main_federation != MAIN,
-            Section::LegacyMedia => settings.media_cache.is_some(),
-            Section::Admin => !settings.admin_allow.is_empty(),
-            Section::Client | Section::Mas => false,
-        }
+/// Who may call what a prefix is closed for.
+fn access(prefix: &Prefix) -> Option<String> {
+    match prefix.allow.as_deref()? {
+        [] => Some(format!("403 for everybody: {} opens it", prefix.opened_by)),
+        allow => Some(format!(
+            "from {}, as {} says; 403 for all others",
+            allow.join(", "),
+            prefix.opened_by
+        )),
+    }
 }
 
 fn matches(location: &Location, path: &str) -> bool {
@@ -165,39 +160,48 @@ fn matches(location: &Location, path: &str) -> bool {
 }
 
 /// The upstream of a target, and what decided where more than the path did.
-fn chosen<'a>(target: &'a Target, method: &str, query: &str) -> (&'a str, Option<String>) {
-    match target {
-        Target::Upstream { name } => (name, None),
-        Target::Methods { name, methods, .. } => {
-            if methods.iter().any(|known| known == method) {
-                (name, None)
-            } else {
-                (
-                    MAIN,
-                    Some(format!("{method} is not among {}", methods.join(", "))),
-                )
-            }
-        }
-        Target::Since { name, initial, .. } => {
-            if argument(query, "full_state") == "true" {
-                (
-                    initial,
-                    Some("full_state=true makes it an initial one".into()),
-                )
-            } else if argument(query, "since").is_empty() {
-                (initial, Some("without since it is an initial one".into()))
-            } else {
-                (name, Some("since says where to go on".into()))
-            }
-        }
-        Target::From { name, initial, .. } => {
-            if argument(query, "from").is_empty() {
-                (initial, Some("without from it is an initial one".into()))
-            } else {
-                (name, Some("from says where to go on".into()))
-            }
-        }
+fn chosen<'a>(target: &'a Target, method: &str, query: &str) -> (&'a str, Option<&'a str>) {
+    let (source, rows, default, default_why) = match target {
+        Target::Upstream { name } => return (name, None),
+        Target::Mapped {
+            source,
+            rows,
+            default,
+            default_why,
+            ..
+        } => (source, rows, default, default_why),
+    };
+    let value = expanded(source, method, query);
+    // nginx looks for texts first, whatever their case, then tries the expressions in their order.
+    let text = rows.iter().find(|row| row.key.eq_ignore_ascii_case(&value));
+    let row = text.or_else(|| {
+        rows.iter().find(|row| {
+            let pattern = row.key.strip_prefix('~').map(Regex::new);
+            pattern.is_some_and(|pattern| pattern.is_ok_and(|pattern| pattern.is_match(&value)))
+        })
+    });
+    match row {
+        Some(row) => (&row.name, Some(&row.why)),
+        None => (default, Some(default_why)),
     }
+}
+
+/// What a map reads, with this question's values.
+fn expanded(source: &str, method: &str, query: &str) -> String {
+    let mut parts = source.split('$');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(part.len());
+        let (name, rest) = part.split_at(end);
+        text += match name.strip_prefix("arg_") {
+            Some(argument_name) => argument(query, argument_name),
+            None => method,
+        };
+        text += rest;
+    }
+    text
 }
 
 /// `$arg_name`: the first argument of that name, undecoded; its name in any case (ngx_http_arg()).
@@ -212,6 +216,7 @@ fn argument<'q>(query: &'q str, name: &str) -> &'q str {
 fn upstream_outcome(
     upstream: &Upstream,
     question: &Question,
+    plan: &Plan,
     path: &str,
 ) -> Result<Outcome, String> {
     let service = upstream.servers.iter().find(|s| s.service.is_some());
@@ -231,7 +236,7 @@ fn upstream_outcome(
     };
     let key = upstream
         .hash
-        .map(|variable| key_of(variable, question, path))
+        .map(|key| key_of(key, question, plan, path))
         .transpose()?
         .flatten();
     let picked = key.filter(|_| known).and_then(|key| {
@@ -243,7 +248,7 @@ fn upstream_outcome(
     });
     Ok(Outcome::Upstream {
         name: upstream.name.clone(),
-        balance: match upstream.hash {
+        balance: match &upstream.hash_variable {
             Some(variable) => format!("hash {variable} consistent"),
             None => "round-robin".into(),
         },
@@ -257,10 +262,15 @@ fn upstream_outcome(
     })
 }
 
-/// What a variable holds for this question; `None` where the question does not say.
-fn key_of(variable: &str, question: &Question, path: &str) -> Result<Option<String>, String> {
-    match variable {
-        "$matrix_user_hash" => question
+/// The key of this question; `None` where the question does not say.
+fn key_of(
+    key: Key,
+    question: &Question,
+    plan: &Plan,
+    path: &str,
+) -> Result<Option<String>, String> {
+    match key {
+        Key::User => question
             .user
             .as_deref()
             .map(|user| {
@@ -270,16 +280,17 @@ fn key_of(variable: &str, question: &Question, path: &str) -> Result<Option<Stri
                 Ok(String::from_utf8_lossy(&UserHash::of_user(&id).hex()).into_owned())
             })
             .transpose(),
-        "$synapse_room" => {
-            let room = Regex::new(ROOM).map_err(|error| error.to_string())?;
+        Key::Room => {
+            let Some(room) = &plan.room else {
+                return Ok(None);
+            };
+            let room = Regex::new(&format!("{}({})", room.before, room.id))
+                .map_err(|error| error.to_string())?;
             Ok(room.captures(path).map(|found| found[1].to_owned()))
         }
-        _ => Ok(question.origin.clone()),
+        Key::Origin => Ok(question.origin.clone()),
     }
 }
-
-/// The pattern of the map for `$synapse_room` in `maps.conf`.
-const ROOM: &str = "^/_matrix/client/.+?/(?:rooms|join|knock|room_summary|summary)/([^/]+)";
 
 /// As ngx_http_parse_complex_uri() makes `$uri`: decoded, slashes merged, dots resolved.
 fn normalized(raw: &str) -> Option<String> {
@@ -319,6 +330,9 @@ fn normalized(raw: &str) -> Option<String> {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "location  {}  ({})", self.location, self.file)?;
+        if let Some(access) = &self.access {
+            writeln!(f, "access    {access}")?;
+        }
         match &self.outcome {
             Outcome::Edge(status) => writeln!(f, "answer    {status}, by nginx itself")?,
             Outcome::Upstream {

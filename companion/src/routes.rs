@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::table::{ROUTES, Route, Section, Split};
+use crate::table::{ROUTES, Route, Split};
 
 /// A row as it is shown.
 #[derive(Serialize)]
@@ -24,14 +24,7 @@ impl Row {
     fn new(route: &Route) -> Self {
         Self {
             id: route.id,
-            section: match route.section {
-                Section::Client => "client",
-                Section::Admin => "admin",
-                Section::Mas => "mas",
-                Section::LegacyMedia => "media",
-                Section::Federation => "federation",
-                Section::Key => "key",
-            },
+            section: route.section.file(),
             pattern: route.pattern(),
             types: route.to.iter().map(|role| role.name()).collect(),
             methods: match route.split {

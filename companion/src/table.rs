@@ -26,6 +26,30 @@ pub enum Section {
     Key,
 }
 
+impl Section {
+    /// The name of its file.
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Admin => "admin",
+            Self::Mas => "mas",
+            Self::LegacyMedia => "media",
+            Self::Federation => "federation",
+            Self::Key => "key",
+        }
+    }
+
+    /// All, in the order in which their files are written.
+    pub const ALL: [Self; 6] = [
+        Self::Client,
+        Self::Admin,
+        Self::Mas,
+        Self::LegacyMedia,
+        Self::Federation,
+        Self::Key,
+    ];
+}
+
 /// What besides the path decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
@@ -54,6 +78,8 @@ pub struct Route {
     pub split: Split,
     /// Rendered even when main serves it, so that no later pattern takes it.
     pub pinned: bool,
+    /// Whether its specification lets a client repeat a POST, so that nginx may too.
+    pub repeats_post: bool,
     /// The reason, as an operator reads it.
     pub why: &'static str,
 }
@@ -80,12 +106,20 @@ const fn route(
         to,
         split: Split::No,
         pinned: false,
+        repeats_post: false,
         why,
     }
 }
 
 const fn split(split: Split, route: Route) -> Route {
     Route { split, ..route }
+}
+
+const fn repeats_post(route: Route) -> Route {
+    Route {
+        repeats_post: true,
+        ..route
+    }
 }
 
 const fn pinned(route: Route) -> Route {
@@ -208,13 +242,14 @@ pub const ROUTES: &[Route] = &[
         &[Media],
         "administration of the media repository",
     ),
-    route(
+    // A client that got no answer asks again with the same `pos` (MSC4186), so nginx may ask again as well.
+    repeats_post(route(
         "sliding_sync",
         Client,
         "^/_matrix/client/(?:v4|unstable/org\\.matrix\\.simplified_msc3575)/sync$",
         &[SlidingSync, Sync],
         "simplified sliding sync (MSC4186), by user",
-    ),
+    )),
     split(
         Split::Since,
         route(

@@ -469,6 +469,61 @@ fn a_mistake_is_named_with_file_line_key_and_fix() {
             vec!["not a regular expression", "key override[0].path"],
         ),
         (
+            "name-of-all",
+            format!("name = \"Example.org\"\n{main}"),
+            vec![
+                "small letters",
+                "deployment.toml:1:8, key name",
+                "name = \"example\"",
+            ],
+        ),
+        (
+            "mas-scheme",
+            format!("{main}[mas]\naddress = \"mas:8080\"\n"),
+            vec![
+                "begins with http://",
+                "key mas.address",
+                "\"http://127.0.0.1:8080\"",
+            ],
+        ),
+        (
+            "mas-override",
+            format!("{main}[[override]]\npath = \"^/_matrix/client/(.*)/login\"\nto = \"mas\"\n"),
+            vec!["no group of workers", "key override[0].to", "add [mas]"],
+        ),
+        (
+            "external-path",
+            format!("{main}[[external]]\npath = \"^/a\"\nto = \"http://bot:80/api\"\n"),
+            vec!["a server has no path", "key external[0].to", "rewrite ="],
+        ),
+        (
+            "external-port",
+            format!("{main}[[external]]\npath = \"^/a\"\nto = \"https://bot:port\"\n"),
+            vec!["not a host with a port: bot:port", "key external[0].to"],
+        ),
+        (
+            "external-socket",
+            format!("{main}[[external]]\npath = \"^/a\"\nto = \"unix:bot.sock\"\n"),
+            vec!["an absolute path", "key external[0].to"],
+        ),
+        (
+            "external-rewrite",
+            format!(
+                "{main}[[external]]\npath = \"^/a\"\nto = \"http://bot\"\nrewrite = \"/x/$uri\"\n"
+            ),
+            vec!["not a path with $1", "key external[0].rewrite"],
+        ),
+        (
+            "external-pattern",
+            format!("{main}[[external]]\npath = \"^/a{{2}}\"\nto = \"http://bot\"\n"),
+            vec!["its own syntax", "key external[0].path"],
+        ),
+        (
+            "admin",
+            format!("{main}[listen]\nadmin_allow = [\"all\", \"10.0.0.1\"]\n"),
+            vec!["not an address or a network: all", "key listen.admin_allow"],
+        ),
+        (
             "group",
             format!("{main}[[override]]\npath = \"^/a\"\nto = \"snyc\"\n"),
             vec!["no such group: snyc", "key override[0].to"],
@@ -541,6 +596,163 @@ fn synapse_says(
         output.status.code(),
         said.replace(copy.to_str().unwrap(), ""),
     )
+}
+
+/// What is said about a deployment that renders.
+fn warned(name: &str, homeserver: &str, toml: &str) -> String {
+    let folder = folder(name);
+    std::fs::write(
+        folder.join("homeserver.yaml"),
+        format!(
+            "listeners:\n  - {{port: 8008, type: http, x_forwarded: true, bind_addresses: [\"127.0.0.1\"], \
+             resources: [{{names: [client, federation]}}]}}\n{homeserver}"
+        ),
+    )
+    .unwrap();
+    let file = folder.join("deployment.toml");
+    std::fs::write(
+        &file,
+        format!("{toml}\n[synapse]\nhomeserver = [\"homeserver.yaml\"]\n"),
+    )
+    .unwrap();
+    let output = companion(&[
+        "render",
+        "-d",
+        file.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    said.replace(&format!("{}/", folder.display()), "")
+}
+
+#[test]
+fn the_authentication_service_and_synapse_s_files_must_agree() {
+    let enabled = "matrix_authentication_service: {enabled: true, endpoint: \"http://mas:8080/\", secret: hush}\n";
+    let mas = "[mas]\naddress = \"http://127.0.0.1:8080\"\n";
+    let nobody = warned("mas-nobody", enabled, "");
+    for part in [
+        "login, logout and refresh",
+        "they will be 404",
+        "homeserver.yaml:3:",
+        "key matrix_authentication_service.enabled",
+        "add [mas]",
+    ] {
+        assert!(nobody.contains(part), "{part} is not in\n{nobody}");
+    }
+    assert!(!nobody.contains("hush"));
+    assert_eq!(nobody.matches("warning: ").count(), 1, "{nobody}");
+    assert_eq!(warned("mas-both", enabled, mas), "");
+    let off = "matrix_authentication_service: {enabled: false}\n";
+    assert_eq!(warned("mas-neither", off, ""), "");
+    for homeserver in ["", off] {
+        let said = warned("mas-alone", homeserver, mas);
+        assert!(
+            said.contains("do not enable") && said.contains("key mas.address"),
+            "{said}"
+        );
+    }
+    // nginx knows addresses, and no names, of who calls.
+    let name =
+        "[mas]\naddress = \"https://auth.example.org\"\n[resolver]\naddresses = [\"10.0.0.1\"]\n";
+    let said = warned("mas-name", enabled, name);
+    assert!(
+        said.contains("stays closed") && said.contains("add allow"),
+        "{said}"
+    );
+    let open = name.replace(".org\"\n", ".org\"\nallow = []\n");
+    assert_eq!(warned("mas-closed", enabled, &open), "");
+}
+
+#[test]
+fn main_quarantines_media_where_it_has_them_and_writes_the_stream() {
+    let folder = folder("quarantine");
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write(
+        "media1.yaml",
+        "worker_app: synapse.app.media_repository\nworker_name: media1\nworker_listeners:\n  - {type: http, port: 8082, \
+         x_forwarded: true, resources: [{names: [media]}]}\n",
+    );
+    let shared = "listeners:\n  - {port: 8008, type: http, x_forwarded: true, resources: [{names: [client, federation]}]}\n";
+    let at = |name: &str| folder.join(name).display().to_string();
+    let quarantine = "/_synapse/admin/v1/";
+    for (more, worker, warns) in [
+        ("", "main", false),
+        ("enable_media_repo: false\n", "media1", true),
+        (
+            "enable_media_repo: false\nstream_writers: {quarantined_media_changes: [media1]}\ninstance_map: {media1: {host: localhost, port: 9101}}\n",
+            "media1",
+            false,
+        ),
+    ] {
+        write("homeserver.yaml", &format!("{shared}{more}"));
+        for path in [
+            "quarantine_media/!a:b",
+            "room/!a:b/media/quarantine",
+            "user/@a:b/media/quarantine",
+            "media/quarantine/b/c",
+            "media/unquarantine/b/c",
+        ] {
+            let output = companion(&[
+                "route",
+                "POST",
+                &format!("{quarantine}{path}"),
+                "--homeserver",
+                &at("homeserver.yaml"),
+                "--worker",
+                &at("media1.yaml"),
+                "--nginx-version",
+                "1.28.3",
+            ]);
+            let answer = String::from_utf8(output.stdout).unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                answer.contains(&format!("\nworker    {worker}  ")),
+                "{more}{path}\n{answer}{said}"
+            );
+            assert!(
+                answer.contains("access    403 for everybody: admin_allow"),
+                "{answer}"
+            );
+            assert_eq!(
+                said.contains("does not write the stream"),
+                warns,
+                "{more}{said}"
+            );
+            assert_eq!(
+                answer.contains("no worker here has the type"),
+                warns,
+                "{answer}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_of_the_operator_s_own_are_left_alone() {
+    let target = folder("own");
+    let output = target.to_str().unwrap();
+    let render = |deployment: &str| {
+        said(&[
+            "render",
+            "-d",
+            &format!("deployments/{deployment}.toml"),
+            "--nginx-version",
+            "1.28.3",
+            "--output",
+            output,
+        ]);
+    };
+    render("everything");
+    let own = target.join("synapse/own/banner.conf");
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    // Even one that somebody copied from a rendered file.
+    let text = "# Rendered by synapse-companion 0; but not this.\nlocation = /x { return 204; }\n";
+    std::fs::write(&own, text).unwrap();
+    render("none");
+    assert!(!target.join("synapse/client.conf").exists());
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
 }
 
 #[test]

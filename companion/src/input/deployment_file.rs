@@ -5,6 +5,7 @@
 //! by `synapse_files`; what all of them mean together, `judge` decides.
 
 mod checks;
+mod external;
 mod listener;
 mod messages;
 mod schema;
@@ -94,6 +95,12 @@ impl Reader<'_> {
         }
         let facts = self.facts(&file, synapse)?;
         let (main, workers) = judge::judge(&facts, self.found);
+        let mas = self.mas(file.mas.as_ref(), facts.shared.as_ref());
+        let externals = file
+            .external
+            .iter()
+            .filter_map(|own| self.external(own))
+            .collect();
         let overrides = file
             .overrides
             .iter()
@@ -112,6 +119,8 @@ impl Reader<'_> {
             main,
             workers,
             overrides,
+            externals,
+            mas,
             settings,
         };
         self.check(&deployment, &file);
@@ -313,8 +322,9 @@ impl Reader<'_> {
         Some(roles)
     }
 
-    fn own_route(&mut self, own: &OwnRoute) -> Option<Override> {
-        let path = own.path.get_ref();
+    /// A regular expression for a path, of which nginx reads nothing as its own syntax.
+    fn pattern(&mut self, value: &Spanned<String>) -> Option<String> {
+        let path = value.get_ref();
         if let Err(error) = regex::Regex::new(path) {
             let reason = error.to_string();
             let reason = reason
@@ -322,11 +332,8 @@ impl Reader<'_> {
                 .last()
                 .unwrap_or_default()
                 .trim_start_matches("error: ");
-            self.error(
-                &own.path.span(),
-                format!("not a regular expression: {reason}"),
-            )
-            .fix_with("write path = \"^/_matrix/client/v3/search$\"");
+            self.error(&value.span(), format!("not a regular expression: {reason}"))
+                .fix_with("write path = \"^/_matrix/client/v3/search$\"");
             return None;
         }
         if path
@@ -334,7 +341,7 @@ impl Reader<'_> {
             .any(|c| c.is_whitespace() || "{};\"'#$\\".contains(c) && !"$\\".contains(c))
         {
             self.error(
-                &own.path.span(),
+                &value.span(),
                 "nginx would read blanks, braces, quotes, `;` and `#` as its own syntax",
             )
             .fix_with(
@@ -342,9 +349,19 @@ impl Reader<'_> {
             );
             return None;
         }
+        Some(path.clone())
+    }
+
+    fn own_route(&mut self, own: &OwnRoute) -> Option<Override> {
+        let path = self.pattern(&own.path)?;
         let name = own.to.get_ref();
         let to = match name.as_str() {
             "main" => None,
+            "mas" => {
+                self.error(&own.to.span(), "the Matrix Authentication Service is no group of workers")
+                    .fix_with("take the override away, and add [mas] with address = \"http://127.0.0.1:8080\": it takes login, logout and refresh");
+                return None;
+            }
             _ => {
                 let role = Role::NAMED
                     .iter()
@@ -358,9 +375,6 @@ impl Reader<'_> {
                 role
             }
         };
-        Some(Override {
-            path: path.clone(),
-            to,
-        })
+        Some(Override { path, to })
     }
 }

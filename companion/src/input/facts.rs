@@ -80,6 +80,8 @@ pub struct Shared {
     pub instances: BTreeMap<String, Option<String>>,
     /// `enable_media_repo`.
     pub media_repository: Option<Stated<bool>>,
+    /// `matrix_authentication_service.enabled`.
+    pub mas: Option<Stated<bool>>,
     /// `media_instance_running_background_jobs`.
     pub media_jobs: Option<Stated<String>>,
 }

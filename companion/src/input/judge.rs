@@ -52,7 +52,10 @@ pub fn judge(facts: &Facts, found: &mut Diagnostics) -> (Option<Process>, Vec<Pr
         &workers,
         found,
     );
-    let main = main.and_then(|(facts, located)| main_process(facts, located, found));
+    let main = main.and_then(|(process, located)| {
+        let roles = checks::main_s_own(facts, &located);
+        main_process(process, located, roles, found)
+    });
     let workers = workers
         .into_iter()
         .map(|worker| process(worker.facts, worker.located, worker.decided.roles))
@@ -63,6 +66,7 @@ pub fn judge(facts: &Facts, found: &mut Diagnostics) -> (Option<Process>, Vec<Pr
 fn main_process(
     facts: &ProcessFacts,
     located: Located,
+    roles: BTreeSet<Role>,
     found: &mut Diagnostics,
 ) -> Option<Process> {
     let addresses = &located.addresses;
@@ -86,7 +90,7 @@ fn main_process(
             .fix(fix),
         ));
     }
-    Some(process(facts, located, BTreeSet::new()))
+    Some(process(facts, located, roles))
 }
 
 fn process(facts: &ProcessFacts, mut located: Located, roles: BTreeSet<Role>) -> Process {

@@ -1,10 +1,13 @@
 """What nginx does itself: limits, preflights, errors, addresses, logs, figures, and the cache of public media."""
 
+import contextlib
+import http.client
+import http.server
 import json
 import re
 import socket
 import ssl
-import http.client
+import threading
 from pathlib import Path
 
 import bed
@@ -173,27 +176,122 @@ def check_nobody_can_lie_about_their_address():
             assert (got["x-forwarded-for"], got["x-forwarded-proto"]) == ("203.0.113.9", "https"), got
 
 
-def check_the_admin_api_can_be_closed():
-    """admin_allow closes /_synapse/admin with a Matrix error, and metrics and replication are never open"""
+def check_what_is_not_for_everybody_is_closed():
+    """/_synapse/admin and /_synapse/mas answer a Matrix error unless they are opened, and metrics and replication always do"""
     all_workers()
-    closed = small().replace("client = [20000]", 'client = [20000]\nadmin_allow = ["192.0.2.1"]')
-    with bed.running(closed):
-        client = bed.Client()
-        for path in ["/_synapse/admin/v1/rooms/!a:example.org", "/_synapse/admin/v2/users", "/_synapse/admin//v2/users"]:
-            answer = client.ask("GET", path)
-            assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
-        for path in ["/_synapse/metrics", "/_synapse/replication/x", "/_synapse/%6detrics"]:
-            assert client.ask("GET", path).status == 404, path
-        # Synapse reads these as paths of the admin API with an odd last name; nginx resolves them to others.
-        for path in ["/_synapse/admin", "/_synapse/admin/v2/users/..%2F..%2F..%2F..%2Fx", "/_synapse/admin/../x",
-                     "/_synapse/admin/v1/rooms/%2E%2E/../../../y?a=b"]:
-            answer = client.ask("GET", path)
-            assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
-        assert client.ask("GET", "/_matrix/client/v3/x?next=/_synapse/admin").worker == "main"
-    with bed.running(small()):
-        # Open, it is a path like others; nginx would redirect a prefix that ended in a slash to itself.
-        for path in ("/_synapse/admin", "/_matrix/federation", "/_matrix/key"):
-            assert bed.Client().ask("GET", path).worker == "main", path
+    elsewhere = small().replace("client = [20000]", 'client = [20000]\nadmin_allow = ["192.0.2.1"]')
+    for closed in (small(), elsewhere):
+        with bed.running(closed):
+            client = bed.Client()
+            for path in ["/_synapse/admin/v1/rooms/!a:example.org", "/_synapse/admin/v2/users", "/_synapse/admin//v2/users",
+                         "/_synapse/%61dmin/v2/users", "//_synapse/./admin", "/_synapse/mas/query_user", "/_synapse/mas",
+                         "/_synapse/%6Das/query_user", "/_matrix/../_synapse/mas/query_user"]:
+                answer = client.ask("GET", path)
+                assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
+            for path in ["/_synapse/metrics", "/_synapse/replication/x", "/_synapse/%6detrics"]:
+                assert client.ask("GET", path).status == 404, path
+            # Synapse reads these as paths of what is closed, with an odd last name; nginx resolves them to others.
+            for path in ["/_synapse/admin", "/_synapse/admin/v2/users/..%2F..%2F..%2F..%2Fx", "/_synapse/admin/../x",
+                         "/_synapse/admin/v1/rooms/%2E%2E/../../../y?a=b", "/_synapse/mas/query_user/../../client/x",
+                         "/_synapse/%6das/query_user/%2e%2e/../client/x", "/%5Fsynapse/mas/query_user/.%2e/../client/x"]:
+                answer = client.ask("GET", path)
+                assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
+            assert client.ask("GET", "/_matrix/client/v3/x?next=/_synapse/admin/../y").worker == "main"
+            assert client.ask("GET", "/_matrix/client/v3/rooms/!a:b/state/x/..").worker, "a state key of two dots"
+            assert client.ask("OPTIONS", "/_synapse/admin/v2/users").status == 204
+    for opening in ('admin_allow = ["127.0.0.1"]', 'admin_allow = ["all"]'):
+        with bed.running(small().replace("client = [20000]", f"client = [20000]\n{opening}")):
+            # Open, it is a path like others; nginx would redirect a prefix that ended in a slash to itself.
+            for path in ("/_synapse/admin", "/_matrix/federation", "/_matrix/key"):
+                assert bed.Client().ask("GET", path).worker == "main", path
+            assert bed.Client().ask("GET", "/_synapse/mas/query_user").status == 403
+
+
+def check_logins_go_to_the_authentication_service():
+    """with [mas], login, logout and refresh of every version go to it, it alone may call /_synapse/mas, and the rest is Synapse's"""
+    workers = all_workers()
+    bed.fixed_folder()
+    toml = (bed.TESTS / "deployments" / "mas.toml").read_text()
+    toml = toml[: toml.index("[paths]")]
+    bridge = "/tmp/synapse-companion-test/bridge.sock"
+    Path(bridge).unlink(missing_ok=True)
+    workers.start("mas", port=20140)
+    workers.start("bot", port=20141)
+    workers.start("bridge", path=bridge)
+    # nginx that root started works as nobody.
+    Path(bridge).chmod(0o666)
+    try:
+        with bed.running(toml) as nginx:
+            client = bed.Client()
+            room = "%21abc%3Aexample.org"
+            expected = [("POST", f"/_matrix/client/{version}/{what}", "mas")
+                        for version in ("r0", "v3", "v1", "v4", "unstable", "api/v1", "unstable/org.example")
+                        for what in ("login", "logout", "logout/all", "refresh", "login/sso/redirect", "login/sso/redirect/google")]
+            expected += [
+                ("GET", "/_matrix/client/v3/login", "mas"), ("GET", "/_matrix/client/v3/login/", "mas"),
+                ("POST", "/_matrix/client/v3/register", "generic"), ("GET", "/_matrix/client/v1/auth_metadata", "generic"),
+                ("PUT", f"/_matrix/client/v3/rooms/{room}/state/m.room.name/login", "generic"),
+                ("GET", "/_matrix/client/v3/user/@a:b/account_data/refresh", "main"),
+                ("GET", "/_synapse/mas/query_user?localpart=a", "generic"), ("POST", "/_synapse/mas/upsert_device", "generic"),
+                ("POST", f"/_matrix/client/v3/rooms/{room}/report/$e:f", "bot"),
+                ("POST", f"/_matrix/client/v3/rooms/{room}/report", "main"),
+                ("GET", "/_matrix/client/unstable/org.example.bridge/x", "bridge"),
+            ]
+            for method, path, worker in expected:
+                got = client.ask(method, path).worker or "nobody"
+                got = "generic" if got in ("initial_sync1", "sync3") else got
+                assert got == worker, (method, path, got)
+                out, _ = bed.companion("route", method, path, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX)
+                group = {"generic": "client_reader|synapse_room", "bot": "external_0", "bridge": "external_1"}.get(worker, worker)
+                assert re.search(rf"^upstream  synapse_(?:{group.replace('synapse_', '')}),", out, re.M), (path, out)
+            report = client.ask("POST", f"/_matrix/client/v3/rooms/{room}/report/$e:f?a=b").json()
+            assert report["target"].startswith("/api/1/report/!abc:example.org/$e:f"), report
+            # Who ends TLS elsewhere is asked by the name that its certificate has.
+            with tls_server(20142) as asked:
+                answer = bed.Client().ask("GET", "/_matrix/client/unstable/org.example.elsewhere/x", {"X-Forwarded-For": "192.0.2.9"})
+                # Its certificate is for matrix.example.org, and nginx was told to check it for 127.0.0.1.
+                assert answer.status == 502 and not asked, (answer.status, asked)
+            unchecked = toml.replace('authorities = "/tmp/synapse-companion-test/matrix.pem"', "")
+        with bed.running(unchecked), tls_server(20142) as asked:
+            assert bed.Client().ask("GET", "/_matrix/client/unstable/org.example.elsewhere/x").status == 200
+            assert asked == [("/_matrix/client/unstable/org.example.elsewhere/x", "127.0.0.1", "127.0.0.1")], asked
+        with bed.running(toml.replace("20140\"", "20140\"\nallow = [\"192.0.2.1\"]")):
+            assert bed.Client().ask("GET", "/_synapse/mas/query_user").status == 403
+            assert bed.Client().ask("POST", "/_matrix/client/v3/login").worker == "mas"
+    finally:
+        for name in ("mas", "bot", "bridge"):
+            workers.stop(name)
+
+
+@contextlib.contextmanager
+def tls_server(port):
+    """A server with TLS; yields a list of what it is asked: path, Host, X-Forwarded-For."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Host"], self.headers["X-Forwarded-For"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_):
+            """A client that refuses the certificate is expected."""
+
+    server = Server(("127.0.0.1", port), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(bed.FIXED / "matrix.pem", bed.FIXED / "matrix.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def check_no_log_holds_a_token():

@@ -89,7 +89,7 @@ USUAL = """
 def check_it_fits_into_another_nginx_conf():
     """`include synapse/http.conf` works in an nginx.conf with settings of its own, and is not changed by them"""
     bed.fixed_folder()
-    deployments = [name for name in ("none", "small", "everything", "tls")]
+    deployments = ["none", "small", "everything", "tls", "mas", "compose"]
     for name in deployments:
         with bed.folder() as prefix:
             bed.companion("render", "-d", bed.TESTS / "deployments" / f"{name}.toml", "--output", prefix, "--nginx", bed.NGINX)
@@ -101,6 +101,55 @@ def check_it_fits_into_another_nginx_conf():
                                   check=False)
             assert done.returncode == 0 and "[warn]" not in done.stderr, (name, done.stderr)
     return f"{len(deployments)} deployments"
+
+
+def check_two_homeservers_fit_into_one_nginx():
+    """two deployments with names of their own include into one `http`, and each answers at its own host name"""
+    bed.fixed_folder()
+    workers = bed.Workers()
+    try:
+        with bed.folder() as prefix:
+            for name, port in (("first", 20108), ("second", 20208)):
+                text = (bed.TESTS / "deployments" / "small.toml").read_text()
+                text = text[: text.index("[paths]")] if "[paths]" in text else text
+                text = text.replace("127.0.0.1", "localhost").replace("201", str(port)[:3])
+                text = text.replace("client = [20000]", f'client = [20000]\nserver_names = ["{name}.example"]\nadmin_allow = ["all"]')
+                text = f'name = "{name}"\n{text}\n[media_cache]\npath = "{prefix}/{name}-media"\nsize = "1g"\n[log]\naccess = "{prefix}/{name}.log"\n'
+                if "[status]" not in text:
+                    text += f'[status]\nlisten = "{"127.0.0.1:20003" if name == "first" else "off"}"\n'
+                (prefix / f"{name}.toml").write_text(text)
+                bed.companion("render", "-d", prefix / f"{name}.toml", "--output", prefix, "--nginx", bed.NGINX)
+                bed.companion("check", "-d", prefix / f"{name}.toml", "--nginx", bed.wrapped_nginx(prefix))
+                workers.start(name, port=port)
+            conf = prefix / "nginx.conf"
+            assert not conf.exists(), "it is the operator's"
+            conf.write_text(
+                f"load_module modules/ngx_http_matrix_user_hash_module.so;\npid {prefix}/nginx.pid;\nevents {{}}\n"
+                "http {\n    include first/http.conf;\n    include second/http.conf;\n}\n")
+            # An operator's own location, which no rendering touches.
+            own = prefix / "second" / "own" / "hello.conf"
+            own.parent.mkdir()
+            own.write_text("location = /hello { return 200 hello; }\n")
+            bed.companion("render", "-d", prefix / "second.toml", "--output", prefix, "--nginx", bed.NGINX)
+            done = subprocess.run([bed.NGINX, "-t", "-p", prefix, "-c", conf, "-e", "stderr"], capture_output=True, text=True, check=False)
+            assert done.returncode == 0 and "[warn]" not in done.stderr, done.stderr
+            with bed.Nginx(conf, prefix) as nginx:
+                bed.wait_for_pid(prefix, nginx)
+                for name, other in (("first", "second"), ("second", "first")):
+                    host = {"Host": f"{name}.example"}
+                    for path in ("/_matrix/client/v3/unheard_of", "/_synapse/admin/v2/users", "/_matrix/media/v3/download/a/b"):
+                        assert bed.Client().ask("GET", path, host).worker == name, (name, path)
+                assert bed.Client().ask("GET", "/hello", {"Host": "second.example"}).text == b"hello"
+                assert bed.Client().ask("GET", "/hello", {"Host": "first.example"}).worker == "first"
+            # Not one name is of both.
+            texts = ["".join(path.read_text() for path in (prefix / name).glob("*.conf")) for name in ("first", "second")]
+            for word in (r"(?m)^upstream (\w+)", r"map .* (\$\w+) ", r"geo .* (\$\w+) ", r"(?m)^log_format (\w+)", r"keys_zone=(\w+)",
+                         r"matrix_user_hash_zone (\w+)", r"\?<(\w+)>", r"set (\$\w+)"):
+                names = [set(re.findall(word, text)) for text in texts]
+                assert (names[0] or word.startswith("geo")) and not names[0] & names[1], (word, names)
+            assert not any("synapse_" in re.sub(r"#.*|/_synapse\S*", "", text) for text in texts)
+    finally:
+        workers.stop_all()
 
 
 def check_a_refused_configuration_says_why():

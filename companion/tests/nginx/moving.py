@@ -153,7 +153,7 @@ def check_a_restarting_worker_costs_nobody_anything():
 
 
 def check_nothing_is_sent_twice_that_must_not_be():
-    """a worker that hangs up gets a GET and a PUT to the next one, but never a POST; the client of that gets a Matrix error"""
+    """a worker that hangs up gets a GET, a PUT and a sliding sync to the next one, but no other POST; that client gets a Matrix error"""
     toml = (bed.TESTS / "deployments" / "small.toml").read_text()
     sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
     with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
@@ -164,16 +164,24 @@ def check_nothing_is_sent_twice_that_must_not_be():
         bench.hanging_up.add(home)
         assert client.ask("GET", SYNC, token(1)).worker == other
         bench.seen.clear()
-        answer = client.ask("POST", sliding, token(1), b"{}")
+        # In the same group, with another path.
+        events = "/_matrix/client/v3/events?from=s1"
+        answer = client.ask("POST", events, token(1), b"{}")
         assert answer.status == 502 and answer.headers["access-control-allow-origin"] == "*", answer.status
         assert [name for name, method, _ in bench.seen if method == "POST"] == [home], bench.seen
+        bench.seen.clear()
+        answer = client.ask("POST", sliding, token(1), b'{"lists":{}}')
+        # MSC4186 lets it be asked again with the same pos; the whole body is sent again.
+        assert (answer.worker, answer.json()["body"]) == (other, 12), answer.text
+        assert [name for name, method, _ in bench.seen if method == "POST"] == [home, other], bench.seen
         bench.stop(home)
         # One that is not there has not got it, so another may.
-        assert client.ask("POST", sliding, token(1), b"{}").worker == other
+        assert client.ask("POST", events, token(1), b"{}").worker == other
 
 
 def check_a_poll_outlives_its_worker():
-    """a sync that has waited for a while when its worker goes is taken on by the next one"""
+    """a sync and a sliding sync that have waited for a while when their worker goes are taken on by the next one"""
+    sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?pos=5"
     toml = (bed.TESTS / "deployments" / "small.toml").read_text()
     with workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
                  ("generic1", "127.0.0.1", 20113)) as bench, bed.running(toml):
@@ -181,13 +189,18 @@ def check_a_poll_outlives_its_worker():
         other = {"sync1": "sync2", "sync2": "sync1"}[home]
         bench.delay = {home: 30}
         waited = []
-        poll = threading.Thread(target=lambda: waited.append(bed.Client().ask("GET", SYNC, token(1))))
-        poll.start()
+        asks = [("GET", SYNC, None), ("POST", sliding, b'{"lists":{}}')]
+        polls = [threading.Thread(target=lambda ask=ask: waited.append(bed.Client().ask(ask[0], ask[1], token(1), ask[2])))
+                 for ask in asks]
+        for poll in polls:
+            poll.start()
         # As long as a poll waits on average.
         time.sleep(15)
+        assert not waited
         bench.stop(home)
-        poll.join(10)
-        assert waited and waited[0].status == 200 and waited[0].worker == other, waited and waited[0].status
+        for poll in polls:
+            poll.join(10)
+        assert [(answer.status, answer.worker) for answer in waited] == [(200, other)] * 2, [(a.status, a.worker) for a in waited]
 
 
 def check_a_reload_keeps_everybody_in_place():

@@ -48,6 +48,7 @@ workers = ["{FOLDER}/sync1.yaml", "{FOLDER}/sync2.yaml", "{FOLDER}/sync3.yaml"]
 
 [listen]
 client = [20000]
+admin_allow = ["127.0.0.1"]
 """
 
 

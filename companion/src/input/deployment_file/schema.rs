@@ -14,6 +14,9 @@ pub(super) struct File {
     pub synapse: Option<SynapseSection>,
     #[serde(rename = "override")]
     pub overrides: Vec<OwnRoute>,
+    pub external: Vec<ExternalRoute>,
+    pub mas: Option<Mas>,
+    pub name: Option<Spanned<String>>,
     pub listen: Listen,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -67,6 +70,23 @@ pub(super) struct SynapseSection {
 pub(super) struct OwnRoute {
     pub path: Spanned<String>,
     pub to: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExternalRoute {
+    pub path: Spanned<String>,
+    pub to: Spanned<String>,
+    pub rewrite: Option<Spanned<String>>,
+    pub authorities: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mas {
+    pub address: Spanned<String>,
+    pub authorities: Option<Spanned<String>>,
+    pub allow: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -48,13 +48,14 @@ impl Reader<'_> {
         }
         let nginx = self.version(file.nginx.version.as_ref());
         Settings {
+            name: self.name(file.name.as_ref()),
             server_names: self.server_names(&listen.server_names),
             client_listen,
             federation_listen: self.listens(&listen.federation),
             tls: self.tls(listen),
             http2: self.http2(listen),
             trusted_proxies: self.networks(&listen.trusted_proxies),
-            admin_allow: self.networks(&listen.admin_allow),
+            admin_allow: self.networks_or_all(&listen.admin_allow),
             client_body: self
                 .size(file.limits.client_body.as_ref())
                 .unwrap_or(upload.max(SYNAPSE_REQUEST)),
@@ -110,7 +111,7 @@ impl Reader<'_> {
     }
 
     /// A value that goes into nginx's file as one word.
-    fn word(&mut self, value: Option<&Spanned<String>>, default: &str) -> String {
+    pub(super) fn word(&mut self, value: Option<&Spanned<String>>, default: &str) -> String {
         let Some(value) = value else {
             return default.to_owned();
         };
@@ -237,7 +238,33 @@ impl Reader<'_> {
         *value.get_ref()
     }
 
-    fn networks(&mut self, values: &[Spanned<String>]) -> Vec<String> {
+    /// What names begin with. nginx has them in variables, and PCRE in groups of 32 characters.
+    fn name(&mut self, value: Option<&Spanned<String>>) -> String {
+        let Some(value) = value else {
+            return crate::plan::NAME.to_owned();
+        };
+        let text = value.get_ref();
+        let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if !begins || !text.chars().all(fits) || text.len() > 20 {
+            self.error(
+                &value.span(),
+                "a name has up to 20 small letters, digits and `_`, a letter first",
+            )
+            .fix_with("write name = \"example\"");
+        }
+        text.clone()
+    }
+
+    /// As [`Self::networks`], and `all` for everybody.
+    fn networks_or_all(&mut self, values: &[Spanned<String>]) -> Vec<String> {
+        match values {
+            [all] if all.get_ref() == "all" => vec!["all".to_owned()],
+            _ => self.networks(values),
+        }
+    }
+
+    pub(super) fn networks(&mut self, values: &[Spanned<String>]) -> Vec<String> {
         for value in values {
             let text = value.get_ref();
             let (address, prefix) = text.split_once('/').unwrap_or((text, "0"));

@@ -262,6 +262,18 @@ fn media(shared: &Shared, workers: &[Worker<'_>], found: &mut Diagnostics) {
     ));
 }
 
+/// What main serves better than any worker: quarantining, if it has the media repository and writes the stream.
+pub(super) fn main_s_own(facts: &Facts, main: &Located) -> BTreeSet<Role> {
+    let stream = Stream::QuarantinedMediaChanges;
+    let writes = |shared: &Shared| writers_of(shared, stream).contains(&MAIN);
+    let has_it = main.addresses.contains_key(&Resource::Media);
+    let quarantines = has_it && facts.shared.as_ref().is_some_and(writes);
+    quarantines
+        .then_some(Role::Writer(stream))
+        .into_iter()
+        .collect()
+}
+
 /// Quarantining needs the media repository and the right to write a stream, both in one process.
 fn quarantine(
     shared: &Shared,
@@ -277,6 +289,10 @@ fn quarantine(
         .map(|worker| worker.facts.name.as_str())
         .collect();
     let main_has_it = main.is_some_and(|main| main.addresses.contains_key(&Resource::Media));
+    // Then these requests go to the main process, whoever else serves media.
+    if main_has_it && writers.contains(&MAIN) {
+        return;
+    }
     let of_media = match of_media.as_slice() {
         [] if main_has_it => vec![MAIN],
         _ => of_media,

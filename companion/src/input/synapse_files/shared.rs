@@ -34,6 +34,13 @@ pub(super) fn read(files: &[File], found: &mut Diagnostics) -> Shared {
                 at: at.statement(),
             })
         }),
+        mas: last("matrix_authentication_service").and_then(|at| {
+            let enabled = at.get("enabled")?;
+            Some(Stated {
+                value: enabled.boolean(found)?,
+                at: enabled.statement(),
+            })
+        }),
         media_jobs: last("media_instance_running_background_jobs").and_then(|at| one(&at, found)),
         ..Shared::default()
     };
