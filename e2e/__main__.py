@@ -11,6 +11,8 @@ from tests.bed.nginx import module
 from tests.bed.processes import ROOT, BedError
 from tests.bed.report import step
 
+from .deployed import layouts
+from .layouts import LAYOUTS
 from .mas import delegated
 from .native import native
 from .nginx import Front
@@ -18,7 +20,7 @@ from .report import Group, Report
 
 EXPLANATION = """\
 Environment: NGINX_BINARY and MODULE name the nginx and the module under test (default: build/nginx and
-build/ngx_http_matrix_user_hash_module.so, which scripts/build makes); E2E_PORT is the first of the 120 ports on
+build/ngx_http_matrix_user_hash_module.so, which scripts/build makes); E2E_PORT is the first of the 700 ports on
 127.0.0.1 that the run uses (default 18000). Logs and configurations stay in build/e2e/run until the next run.
 """
 
@@ -31,6 +33,8 @@ def main() -> int:
     parser.add_argument("--show-it-can-fail", action="store_true",
                         help="run the controls, and succeed only if they fail for the right reason")
     parser.add_argument("--no-mas", action="store_true", help="leave out the part with delegated authentication")
+    parser.add_argument("--layouts", nargs="*", metavar="NAME", choices=[layout.name for layout in LAYOUTS],
+                        help="every endpoint, in three layouts behind the companion's configuration; or in those named")
     arguments = parser.parse_args()
     # A signal unwinds like an error, so that everything that was started is stopped.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -42,20 +46,29 @@ def main() -> int:
     try:
         if arguments.show_it_can_fail:
             return show_it_can_fail(directory, base)
+        if arguments.layouts is not None:
+            report = Report()
+            layouts(report, directory.with_name("layouts"), base + 200, arguments.layouts)
+            return closing(report, started)
         front = Front.STOCK if arguments.without_directive else Front.MODULE
         report = Report()
         native(report, directory / "native", base, front)
         if not arguments.no_mas:
             delegated(report, directory / "mas", base + 100, front)
-        print(f"== {time.monotonic() - started:.0f} s; logs are in {directory}")
-        print(report.closing_line())
-        return 1 if report.failed else 0
+        return closing(report, started)
     except BedError as error:
         print(f"scripts/e2e: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("scripts/e2e: interrupted; everything it started is stopped", file=sys.stderr)
         return 130
+
+
+def closing(report: Report, started: float) -> int:
+    """The last lines, and the exit status."""
+    print(f"== {time.monotonic() - started:.0f} s; logs are in build/e2e")
+    print(report.closing_line())
+    return 1 if report.failed else 0
 
 
 def show_it_can_fail(directory: Path, base: int) -> int:

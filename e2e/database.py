@@ -41,7 +41,7 @@ class Database:
             raise BedError(f"initdb failed: {made.stderr.strip()}")
         settings = [
             "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "synchronous_commit=off",
-            "full_page_writes=off", "max_connections=200", "shared_buffers=64MB",
+            "full_page_writes=off", "max_connections=400", "shared_buffers=64MB",
         ]
         self.processes.start(
             "postgresql",
@@ -51,6 +51,10 @@ class Database:
         )
         self.processes.wait_until("PostgreSQL", self._answers)
         self.execute("CREATE DATABASE synapse", database="postgres")
+
+    def copy(self, name: str, template: str) -> None:
+        """Makes the database `name` as `template` is; nobody may be connected to that."""
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}", database="postgres")
 
     def remove(self) -> None:
         if self.directory:
