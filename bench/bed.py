@@ -13,10 +13,9 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from campaign.bed import CampaignError as BenchError
-from campaign.bed import children, existing, listens, status, title, wait_for
+from tests.bed.processes import ROOT, children, existing, listens, status, title, wait_for
+from tests.bed.processes import BedError as BenchError
 
-ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/bench"
 PORTS = int(os.environ.get("BENCH_PORTS", "25000"))
 # Of its own for each run at a time, as the ports are.

@@ -8,7 +8,7 @@ import selectors
 import socket
 import time
 
-from campaign.bed import wait_for
+from tests.bed.processes import wait_for
 
 SYNC = "/_matrix/client/v3/sync?since=s72594_4483_1934_109_23_1_42_7_0_12&timeout=30000&filter=0&set_presence=offline"
 HEAD = "\r\n".join((

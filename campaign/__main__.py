@@ -6,8 +6,9 @@ import sys
 import time
 import traceback
 
+from tests.bed.processes import BedError
+
 from . import catalogue, table
-from .bed import CampaignError
 from .report import Report
 
 
@@ -46,7 +47,7 @@ def run(campaign, name, short):
     start = time.monotonic()
     try:
         campaign(report)
-    except CampaignError as error:
+    except BedError as error:
         report.check("the campaign runs", error, False)
     except Exception:
         report.check("the campaign runs", traceback.format_exc(), False)

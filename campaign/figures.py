@@ -12,7 +12,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from .bed import FRONT, PORTS, ROOT, WORK, CampaignError, Front, Nginx, wait_for
+from tests.bed.processes import ROOT, BedError, wait_for
+
+from .bed import FRONT, PORTS, WORK, Front, Nginx
 from .client import Clients
 from .homeserver import Whoami
 from .people import token
@@ -106,7 +108,7 @@ scrape_configs:
 
     def __enter__(self):
         if shutil.which("prometheus") is None:
-            raise CampaignError("there is no prometheus. Fix: apt-get install prometheus, without starting its service")
+            raise BedError("there is no prometheus. Fix: apt-get install prometheus, without starting its service")
         directory = WORK / f"run/prometheus-{PROMETHEUS}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -118,7 +120,7 @@ scrape_configs:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(directory / "log").open("w"))
         try:
             wait_for(self.ready, 60, f"Prometheus did not start: see {directory}/log")
-        except CampaignError:
+        except BedError:
             self.__exit__()
             raise
         return self
@@ -147,12 +149,12 @@ scrape_configs:
         try:
             return self.api("query", query=query)["result"]
         except urllib.error.HTTPError as error:
-            raise CampaignError(f"Prometheus refuses {query}: {error.read().decode()}") from None
+            raise BedError(f"Prometheus refuses {query}: {error.read().decode()}") from None
 
     def value(self, query):
         result = self.query(query)
         if len(result) != 1:
-            raise CampaignError(f"Prometheus has {len(result)} values of {query}, not one")
+            raise BedError(f"Prometheus has {len(result)} values of {query}, not one")
         return float(result[0]["value"][1])
 
     def rules(self):

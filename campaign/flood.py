@@ -8,7 +8,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bed import FRONT, CampaignError
+from tests.bed.processes import BedError
+
+from .bed import FRONT
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def flood(mix, first, count, connections=64, watch=None, every=1.0):
     """Sends `count` requests; calls `watch` every so many seconds meanwhile."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        raise CampaignError("there is no wrk. Fix: apt-get install wrk")
+        raise BedError("there is no wrk. Fix: apt-get install wrk")
     script = Path(__file__).with_name("flood.lua")
     process = subprocess.Popen(
         [wrk, "-t1", f"-c{connections}", "-d3600s", "--timeout", "30s", "-s", script, f"http://127.0.0.1:{FRONT}", "--",
@@ -58,6 +60,6 @@ def flood(mix, first, count, connections=64, watch=None, every=1.0):
         if watch:
             watcher.join()
     if process.returncode != 0:
-        raise CampaignError(f"wrk failed:\n{out}")
+        raise BedError(f"wrk failed:\n{out}")
     last = json.loads(out.strip().splitlines()[-1])
     return Flood(last["statuses"], last["seconds"], last["broken"])

@@ -6,7 +6,9 @@ import socket
 import subprocess
 import time
 
-from .bed import ROOT, SILENT, WHOAMI, Front, Nginx
+from tests.bed.processes import ROOT
+
+from .bed import SILENT, WHOAMI, Front, Nginx
 from .client import Clients
 from .flood import flood
 from .homeserver import FastWhoami, Whoami

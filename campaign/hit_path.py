@@ -9,7 +9,9 @@ import re
 import signal
 import subprocess
 
-from .bed import FRONT, Front, Nginx, Process, listens, wait_for
+from tests.bed.processes import listens, wait_for
+
+from .bed import FRONT, Front, Nginx
 from .client import Clients
 from .homeserver import Whoami
 from .people import token
@@ -28,21 +30,20 @@ class Watched(Nginx):
     def start(self):
         self.configure()
         self.out = self.directory / "callgrind.out"
-        self.child = subprocess.Popen(
+        self.valgrind = subprocess.Popen(
             ["valgrind", "--tool=callgrind", "--collect-systime=yes", f"--toggle-collect={HANDLER}",
              f"--callgrind-out-file={self.out}", "--compress-strings=no", "--separate-threads=no",
              self.directory / "nginx", "-p", self.directory, "-e", self.directory / "error.log", "-c",
              self.directory / "nginx.conf", "-g", "daemon off; master_process off;"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "stderr").open("w"))
-        self.process = Process(self.child.pid)
         wait_for(lambda: listens(FRONT), 120, f"nginx did not start under valgrind: see {self.directory}/stderr")
 
     def kill(self):
-        self.child.send_signal(signal.SIGKILL)
-        self.child.wait(10)
+        self.valgrind.send_signal(signal.SIGKILL)
+        self.valgrind.wait(10)
 
     def control(self, *options):
-        subprocess.run(["callgrind_control", *options, str(self.child.pid)], check=True, capture_output=True)
+        subprocess.run(["callgrind_control", *options, str(self.valgrind.pid)], check=True, capture_output=True)
 
     def profile(self):
         """Names of the functions that ran, instructions, system calls: since the last `zero`."""

@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 
-from .bed import CONTROL, ROOT, WHOAMI, WORK, existing, listens, wait_for
+from tests.bed.processes import ROOT, existing, listens, wait_for
+
+from .bed import CONTROL, WHOAMI, WORK
 
 
 class Whoami:

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import time
 
+from tests.bed.processes import ROOT
+
 from . import variant
-from .bed import ROOT, Front, Nginx
+from .bed import Front, Nginx
 from .client import Clients
 from .homeserver import Whoami
 from .people import token

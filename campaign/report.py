@@ -14,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from .bed import ROOT, WORK
+from tests.bed.processes import ROOT
+
+from .bed import WORK
 
 RESULTS = Path(os.environ.get("CAMPAIGN_RESULTS") or ROOT / "campaign/results")
 

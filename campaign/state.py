@@ -10,8 +10,10 @@ import struct
 import time
 from dataclasses import replace
 
+from tests.bed.processes import wait_for
+
 from . import variant
-from .bed import Front, Nginx, wait_for
+from .bed import Front, Nginx
 from .client import Clients
 from .homeserver import Whoami
 from .people import token

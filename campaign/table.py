@@ -2,8 +2,9 @@
 
 import json
 
+from tests.bed.processes import ROOT
+
 from . import catalogue
-from .bed import ROOT
 from .report import RESULTS
 
 PAGE = ROOT / "docs/behaviour.md"

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 
-from .bed import ROOT, WORK, CampaignError
+from tests.bed.processes import ROOT, BedError
+
+from .bed import WORK
 
 
 def module(feature):
@@ -20,5 +22,5 @@ def module(feature):
         print(f"        building a module with {feature}", flush=True)
         environment = {**os.environ, "FEATURES": feature, "OUTPUT": str(library)}
         if subprocess.call([ROOT / "scripts/build"], env=environment, stdout=sys.stderr):
-            raise CampaignError(f"the module does not build with {feature}. Fix: FEATURES={feature} scripts/build")
+            raise BedError(f"the module does not build with {feature}. Fix: FEATURES={feature} scripts/build")
     return library

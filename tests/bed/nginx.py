@@ -146,8 +146,9 @@ class Nginx:
 
     def reload(self, text: str | None = None) -> None:
         """Rereads the configuration, and returns when none of the old worker processes is left."""
-        before, count = set(self.workers()), self.count or len(self.workers())
+        before = set(self.workers())
         self.configure(text)
+        count = self.count or len(before)
         self.send(signal.SIGHUP)
         # Until they are gone, the old ones share the sockets and close a connection that has not asked yet.
         wait_for(lambda: len(set(self.workers()) - before) == count and not before & set(children(self.master())),
