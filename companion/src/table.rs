@@ -381,12 +381,13 @@ pub const ROUTES: &[Route] = &[
         &[FederationInbound, FederationReader],
         "transactions of another server: all of one server on one worker",
     ),
-    // Without openid/userinfo: Synapse 1.163.2 registers it on workers too, but answers it with 500 there, for the store
-    // of a worker has no `get_user_id_for_open_id_token`.
+    // Without openid/userinfo and MSC4370's extremities: Synapse 1.163.2 registers them on workers too, but answers them
+    // with 500 there, for the store of a worker has no `get_user_id_for_open_id_token` and no
+    // `get_forward_extremities_for_room`.
     route(
         "federation",
         Federation,
-        "^/_matrix/federation/(?:v1/(?:version$|publicRooms|3pid/onbind$|user/(?:devices|keys)/|(?:event|state|state_ids|backfill|get_missing_events|query|make_join|make_leave|make_knock|send_join|send_leave|send_knock|invite|event_auth|timestamp_to_event|exchange_third_party_invite|hierarchy)/)|v2/(?:send_join|send_leave|invite)/|unstable/(?:rooms/[^/]+/complexity$|user/keys/claim$|org\\.matrix\\.msc4370/extremities/|org\\.matrix\\.msc3720/query/account_status$))",
+        "^/_matrix/federation/(?:v1/(?:version$|publicRooms|3pid/onbind$|user/(?:devices|keys)/|(?:event|state|state_ids|backfill|get_missing_events|query|make_join|make_leave|make_knock|send_join|send_leave|send_knock|invite|event_auth|timestamp_to_event|exchange_third_party_invite|hierarchy)/)|v2/(?:send_join|send_leave|invite)/|unstable/(?:rooms/[^/]+/complexity$|user/keys/claim$|org\\.matrix\\.msc3720/query/account_status$))",
         &[FederationReader],
         "federation: any generic worker can answer it; one server's questions on one worker",
     ),
