@@ -113,6 +113,8 @@ struct Lookup {
     recv: ngx_recv_pt,
     /// It was given up after a time in which the homeserver should have answered.
     overdue: bool,
+    /// A server let the time go by.
+    hung: bool,
 }
 
 /// Sends a lookup, built from what the client's request gives. The order comes back if there is no memory for it.
@@ -162,6 +164,7 @@ impl Lookup {
                 nginx_reads: None,
                 recv: None,
                 overdue: false,
+                hung: false,
             }
         };
         let lookup = NonNull::from(Box::leak(memory::boxed(lookup)?));

@@ -112,8 +112,14 @@ fn carry_out(zone: &'static SharedZone) {
         match command {
             Command::Send(job, waiter) => {
                 // SAFETY: a waiter leaves its slot before it is freed, and takes its commands with it.
-                let waiter = unsafe { waiter.cast::<Waiter>().as_ref() };
-                send(waiter.request, &waiter.location, job);
+                let asker = unsafe { waiter.cast::<Waiter>().as_mut() };
+                if asker.is_parked() {
+                    send(asker.request, &asker.location, job);
+                } else {
+                    // It was sent elsewhere (`post_action`), where it may have other arguments.
+                    let slot = asker.slot.take();
+                    zone.with_local(|local| local.engine.give_back(job, slot, waiter, now()));
+                }
             }
             Command::Wake(waiter, outcome) => wake(waiter, outcome),
             Command::PollIn(milliseconds) => {

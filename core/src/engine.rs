@@ -13,10 +13,11 @@
 use std::collections::{HashMap, TryReserveError, VecDeque};
 
 use crate::key::Key;
-use crate::metrics::{Counter, Slot as CounterSlot};
+use crate::metrics::Counter;
 use crate::negative::NegativeCache;
 use crate::shm::breaker::Admit;
 use crate::shm::claims::{Asker, Claim, Permit};
+use crate::shm::counters::Slot as CounterSlot;
 use crate::shm::places::Places;
 use crate::shm::zone::Zone;
 use crate::time::{Millis, Seconds};
@@ -208,12 +209,14 @@ pub struct Engine<'m, W, A> {
     /// Room to decode a token from a query; empty between requests.
     scratch: Vec<u8>,
     flights: HashMap<Key, Flight<W>>,
-    /// The keys of flights that wait for a lookup or a word.
+    /// The keys of flights that wait for another process's lookup.
     following: Vec<Key>,
-    /// The flights that wait for a place.
+    /// The flights that wait for a place or for their word.
     queue: Queue,
     /// How many those are.
     queued: usize,
+    /// How many of them found no place.
+    placeless: usize,
     commands: VecDeque<Command<W>>,
     /// How many requests wait.
     waiters: usize,
@@ -260,6 +263,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
             following: Vec::new(),
             queue: Queue::default(),
             queued: 0,
+            placeless: 0,
             commands: VecDeque::new(),
             waiters: 0,
             latency: 0,
@@ -337,13 +341,11 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
                     (stage, WaitsFor::Answer)
                 }
                 Begun::Wait(waits_for) => {
-                    if waits_for == WaitsFor::Place {
-                        self.count(Counter::Queued);
+                    if waits_for == WaitsFor::Lookup {
+                        self.following.push(key);
+                    } else {
                         self.queue
                             .push(ask.client, key, ask.terms.max_lookups, time);
-                        self.queued += 1;
-                    } else {
-                        self.following.push(key);
                     }
                     self.pause = 1;
                     self.poll_in(1, now);
@@ -353,12 +355,13 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         self.waiters += 1;
         let flight = Flight {
             question: ask.question,
-            stage,
+            stage: Stage::Waiting(WaitsFor::Lookup),
             slots,
             client: ask.client,
             until,
         };
         self.flights.insert(key, flight);
+        self.set_stage(&key, stage);
         Ok(Joined::Waits(slot, waits_for))
     }
 
@@ -378,7 +381,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
             return None;
         }
         let tag = self.queue.tag(client, self.places.time());
-        let behind = self.queued > 0;
+        let behind = self.placeless > 0;
         let Begun::Lead(permit, admitted) = self.begin(&question, terms, tag, behind, false, now)
         else {
             return None;
@@ -421,12 +424,11 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         };
         if flight.slots.first().is_none() {
             let client = flight.client;
-            self.flights.remove(key);
-            if waits_for == WaitsFor::Place {
-                self.queued -= 1;
+            self.remove(key);
+            if waits_for != WaitsFor::Lookup {
                 let flights = &self.flights;
                 self.queue.leave(client, |key| {
-                    flights.get(key).is_some_and(Flight::waits_for_place)
+                    flights.get(key).is_some_and(Flight::is_queued)
                 });
             }
         }
@@ -447,6 +449,28 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
             self.overloaded(limit, now);
         }
         waited_for
+    }
+
+    /// A lookup that was to be sent, and cannot be built from that request any more: nothing is learnt. The request leaves its
+    /// slot, and another one that waits leads instead.
+    pub fn give_back(&mut self, job: Job, slot: Option<usize>, waiter: W, now: Millis) {
+        let key = *job.question.key();
+        if let Some(slot) = slot {
+            self.leave(&key, slot, waiter, now);
+        }
+        self.unsent(job, now);
+    }
+
+    fn unsent(&mut self, job: Job, now: Millis) {
+        let key = *job.question.key();
+        self.zone.flights().release(job.permit);
+        self.zone.breaker().unsent(job.admitted, now);
+        if self.leads(&key, job.id) {
+            self.set_stage(&key, Stage::Waiting(WaitsFor::Lookup));
+            self.following.push(key);
+            self.pause = 1;
+            self.poll_in(0, now);
+        }
     }
 
     /// Looks after the flights that wait. To be called when [`Command::PollIn`] says so.
@@ -481,7 +505,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
             let Some(flight) = self.flights.get(&key) else {
                 continue;
             };
-            if !matches!(flight.stage, Stage::Waiting(waits) if waits != WaitsFor::Place) {
+            if flight.stage != Stage::Waiting(WaitsFor::Lookup) {
                 continue;
             }
             let (client, time) = (flight.client, self.places.time());
@@ -494,14 +518,12 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
                     self.places.serve(tag);
                     false
                 }
-                Moved::Waits(WaitsFor::Place) => {
+                Moved::Waits(WaitsFor::Place | WaitsFor::Word) => {
                     let fits = self.queue.try_reserve(client, time).is_ok();
                     if fits {
-                        self.count(Counter::Queued);
                         self.queue.push(client, key, limit, time);
-                        self.queued += 1;
                     } else {
-                        self.wait_for(&key, WaitsFor::Word);
+                        self.set_stage(&key, Stage::Waiting(WaitsFor::Lookup));
                     }
                     !fits
                 }
@@ -518,7 +540,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
 
     /// Gives places to those who are next. Tells the start tag and the limit of the first who still waits for one.
     fn poll_queue(&mut self, now: Millis) -> Option<(u64, u32)> {
-        // Those that found no place, while others with higher limits may.
+        // Those that found no place, while others with higher limits may, or whose word is held.
         let mut aside: [Option<Next>; MOST_ASIDE] = [None; MOST_ASIDE];
         let (mut passed, mut full_at, mut first) = (0, 0, None);
         while self.queued > passed && passed < MOST_ASIDE && full_at < self.queue.top_limit() {
@@ -535,24 +557,24 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
                 Moved::Waits(WaitsFor::Place)
             };
             match moved {
-                Moved::Waits(WaitsFor::Place) => {
-                    full_at = full_at.max(limit);
-                    first = first.or(Some((next.tag, limit)));
+                Moved::Waits(WaitsFor::Lookup) => {
+                    self.queue.passed(&next, time);
+                    self.following.push(next.key);
+                }
+                Moved::Waits(waits_for) => {
+                    if waits_for == WaitsFor::Place {
+                        full_at = full_at.max(limit);
+                        first = first.or(Some((next.tag, limit)));
+                    }
                     aside[passed] = Some(next);
                     passed += 1;
-                    continue;
                 }
                 Moved::Sent => {
                     self.places.serve(next.tag);
                     self.queue.served(&next, self.places.time());
                 }
                 Moved::Ended => self.queue.passed(&next, time),
-                Moved::Waits(_) => {
-                    self.queue.passed(&next, time);
-                    self.following.push(next.key);
-                }
             }
-            self.queued -= 1;
         }
         for next in aside.iter().rev().flatten() {
             self.queue.kept(next, self.places.time());
@@ -579,7 +601,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         };
         let question = flight.question;
         let Some((slot, first)) = flight.slots.first() else {
-            self.flights.remove(key);
+            self.remove(key);
             return Moved::Ended;
         };
         let Slot { waiter, terms, .. } = *first;
@@ -596,33 +618,49 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
                 Moved::Ended
             }
             Begun::Wait(waits_for) => {
-                self.wait_for(key, waits_for);
+                self.set_stage(key, Stage::Waiting(waits_for));
                 Moved::Waits(waits_for)
             }
             Begun::Lead(permit, admitted) => {
                 let job = self.job(question, &terms, permit, admitted, now);
                 if let Some(flight) = self.flights.get_mut(key) {
                     flight.until = job.deadline;
-                    flight.stage = Stage::Leading {
-                        job: job.id,
-                        slot: Some(slot),
-                    };
                 }
+                let stage = Stage::Leading {
+                    job: job.id,
+                    slot: Some(slot),
+                };
+                self.set_stage(key, stage);
                 self.commands.push_back(Command::Send(job, waiter));
                 Moved::Sent
             }
         }
     }
 
-    fn wait_for(&mut self, key: &Key, waits_for: WaitsFor) {
-        if let Some(flight) = self.flights.get_mut(key) {
-            flight.stage = Stage::Waiting(waits_for);
+    fn set_stage(&mut self, key: &Key, stage: Stage) {
+        let Some(flight) = self.flights.get_mut(key) else {
+            return;
+        };
+        let (was_queued, lacked) = (flight.is_queued(), flight.lacks_place());
+        flight.stage = stage;
+        let (is_queued, lacks) = (flight.is_queued(), flight.lacks_place());
+        self.queued = self.queued + usize::from(is_queued) - usize::from(was_queued);
+        self.placeless = self.placeless + usize::from(lacks) - usize::from(lacked);
+        if lacks && !lacked {
+            self.count(Counter::Queued);
         }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Flight<W>> {
+        let flight = self.flights.remove(key)?;
+        self.queued -= usize::from(flight.is_queued());
+        self.placeless -= usize::from(flight.lacks_place());
+        Some(flight)
     }
 
     /// Whether something in the queue goes first.
     fn is_behind(&self, tag: u64, limit: u32) -> bool {
-        self.queued > 0
+        self.placeless > 0
             && limit <= self.queue.top_limit()
             && self.queue.lowest_tag().is_some_and(|lowest| lowest <= tag)
     }
@@ -724,7 +762,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
     /// Tells everyone in a flight how it ended, and forgets the flight. Requests that would wait longer than the `given`
     /// milliseconds stay if the lookup took too long: one of them asks again.
     fn settle(&mut self, key: &Key, outcome: Outcome, given: u64, now: Millis) {
-        let Some(mut flight) = self.flights.remove(key) else {
+        let Some(mut flight) = self.remove(key) else {
             return;
         };
         let leader = match flight.stage {
@@ -769,26 +807,15 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         if self.commands.is_empty() {
             return;
         }
-        let mut commands = core::mem::take(&mut self.commands);
-        for _ in 0..commands.len() {
-            match commands.pop_front() {
+        // Each is taken out and put back: so none moves, and nothing is allocated.
+        for _ in 0..self.commands.len() {
+            match self.commands.pop_front() {
                 Some(Command::Wake(woken, _)) if woken == waiter => {}
-                Some(Command::Send(job, from)) if from == waiter => {
-                    self.zone.flights().release(job.permit);
-                    self.zone.breaker().unsent(job.admitted, now);
-                    let key = *job.question.key();
-                    if self.leads(&key, job.id) {
-                        self.wait_for(&key, WaitsFor::Lookup);
-                        self.following.push(key);
-                        self.pause = 1;
-                        commands.push_back(Command::PollIn(1));
-                    }
-                }
-                Some(other) => commands.push_back(other),
+                Some(Command::Send(job, from)) if from == waiter => self.unsent(job, now),
+                Some(other) => self.commands.push_back(other),
                 None => {}
             }
         }
-        self.commands = commands;
     }
 
     /// Asks to be polled in that many milliseconds, unless that will happen earlier: newcomers never push it later.
@@ -815,7 +842,7 @@ fn standing<W: Copy + Eq>(
     latency: u64,
     now: Millis,
 ) -> Standing {
-    let flight = flights.get(key).filter(|flight| flight.waits_for_place());
+    let flight = flights.get(key).filter(|flight| flight.is_queued());
     match flight.and_then(|flight| flight.slots.first()) {
         None => Standing::Gone,
         Some((_, slot)) if slot.deadline < now.plus(latency) => Standing::Late,

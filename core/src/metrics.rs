@@ -12,8 +12,9 @@
 pub mod render;
 
 use crate::shm::breaker::Breaker;
+use crate::shm::counters::MOST_COUNTERS;
+pub use crate::shm::counters::{BUCKETS, Counters, SLOT_WORDS, Slot};
 use crate::shm::zone::Zone;
-use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::time::{Millis, Seconds};
 use crate::whoami::FailureKind;
 
@@ -111,65 +112,13 @@ impl Counter {
     }
 }
 
-/// Upper bounds of the latency histogram's buckets, in microseconds: 1 ms to 5 s. What took longer is in one more.
-pub const BUCKETS: [u64; 12] = [
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000,
-];
-
 const COUNTERS: usize = Counter::ALL.len();
-const SUM_AT: usize = COUNTERS + BUCKETS.len() + 1;
-/// Words of a slot: whole cache lines.
-pub const SLOT_WORDS: usize = (SUM_AT + 1).next_multiple_of(8);
+const _: () = assert!(COUNTERS <= MOST_COUNTERS, "SLOT_WORDS must grow");
 
-/// The zone's counters. Copying it copies a reference.
-#[derive(Clone, Copy, Debug)]
-pub struct Counters<'m> {
-    words: &'m [AtomicU64],
-}
-
-impl<'m> Counters<'m> {
-    /// The counters in `words`, all zero or left by another process, with as many whole slots as fit. `None` if no slot
-    /// does.
-    pub fn new(words: &'m [AtomicU64]) -> Option<Self> {
-        let whole = words.len() / SLOT_WORDS * SLOT_WORDS;
-        (whole > 0).then(|| Self {
-            words: &words[..whole],
-        })
-    }
-
-    /// The slot of the worker with that number (`ngx_worker`), for it to keep.
-    pub fn slot(&self, worker: usize) -> Slot<'m> {
-        let start = worker % (self.words.len() / SLOT_WORDS) * SLOT_WORDS;
-        Slot {
-            words: &self.words[start..start + SLOT_WORDS],
-        }
-    }
-
-    fn sum(&self, at: usize) -> u64 {
-        let slots = self.words.chunks_exact(SLOT_WORDS);
-        slots.fold(0, |sum, slot| sum.wrapping_add(slot[at].load(Relaxed)))
-    }
-}
-
-/// Where one worker counts.
-#[derive(Clone, Copy, Debug)]
-pub struct Slot<'m> {
-    words: &'m [AtomicU64],
-}
-
-impl Slot<'_> {
-    /// It happened once.
+impl From<Counter> for usize {
     #[inline]
-    pub fn count(&self, counter: Counter) {
-        self.words[counter as usize].fetch_add(1, Relaxed);
-    }
-
-    /// A lookup, answered or not, took that long.
-    pub fn observe_lookup(&self, micros: u64) {
-        let bucket = BUCKETS.partition_point(|bound| *bound < micros);
-        self.words[COUNTERS + bucket].fetch_add(1, Relaxed);
-        self.words[SUM_AT].fetch_add(micros, Relaxed);
+    fn from(counter: Counter) -> Self {
+        counter as Self
     }
 }
 
@@ -208,9 +157,9 @@ impl Snapshot {
             capacity,
             in_flight: u64::from(zone.flights().in_flight(now, alive)),
             suspended: breaker.open_for(now).is_some(),
-            durations: std::array::from_fn(|bucket| counters.sum(COUNTERS + bucket)),
-            duration_sum: counters.sum(SUM_AT),
-            counts: std::array::from_fn(|counter| counters.sum(counter)),
+            durations: std::array::from_fn(|bucket| counters.in_bucket(bucket)),
+            duration_sum: counters.duration_sum(),
+            counts: std::array::from_fn(|counter| counters.count_of(counter)),
         }
     }
 

@@ -179,8 +179,14 @@ fn terms(timeout: u64, max_lookups: u32) -> Terms {
     }
 }
 
+/// As little as a zone may have: there are 32 words for lookups, so keys collide often.
 fn memory() -> Vec<AtomicU64> {
     (0..4096).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// A mebibyte.
+fn large_memory() -> Vec<AtomicU64> {
+    (0..131_072).map(|_| AtomicU64::new(0)).collect()
 }
 
 impl<'m> World<'m> {
@@ -642,7 +648,7 @@ fn flood(world: &mut World<'_>, process: usize, who: Client, connections: usize,
 
 #[test]
 fn users_of_a_process_are_served_as_those_of_the_one_that_a_client_floods() {
-    let memories = [memory()];
+    let memories = [large_memory()];
     let mut world = World::new(&memories, 2, 8, 1, takes(50));
     let attacker = client(9_999);
     for round in 0..2_000 {
@@ -673,7 +679,7 @@ fn users_of_a_process_are_served_as_those_of_the_one_that_a_client_floods() {
 
 #[test]
 fn one_client_that_floods_both_processes_makes_nobody_fall_back() {
-    let memories = [memory()];
+    let memories = [large_memory()];
     let mut world = World::new(&memories, 2, 8, 2, takes(50));
     let attacker = client(9_999);
     for round in 0..4_000 {
@@ -704,7 +710,7 @@ fn one_client_that_floods_both_processes_makes_nobody_fall_back() {
 
 #[test]
 fn a_client_that_floods_gets_a_share_whoever_else_comes() {
-    let memories = [memory()];
+    let memories = [large_memory()];
     let mut world = World::new(&memories, 1, 2, 3, takes(20));
     let attacker = client(9_999);
     for round in 0..5_000 {

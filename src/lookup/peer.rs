@@ -262,7 +262,9 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, data: *mut c_void, s
             // A lookup that was given up is, for nginx, one whose connection was closed before anything went wrong.
             let failed = state & FAILED != 0 || (*lookup).overdue;
             let server = Address::of(peer);
-            if !failed || hung(lookup, &*peer) {
+            let hung = hung(lookup, &*peer);
+            (*lookup).hung |= hung;
+            if !failed || hung {
                 shell.note(server, failed);
             }
             #[cfg(ngx_feature = "http_ssl")]

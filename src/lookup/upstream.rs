@@ -330,7 +330,12 @@ unsafe extern "C" fn finalize_request(child: *mut ngx_http_request_t, rc: ngx_in
         unsafe {
             let (lookup, upstream) = (Lookup::of(child), &*(*child).upstream);
             let kind = match rc {
+                // nginx itself had no connection, descriptor or memory: it has not even tried the server
+                // (ngx_http_upstream_connect, ngx_event_connect_peer).
+                ERROR_STATUS => FailureKind::Local,
                 GATEWAY_TIME_OUT => FailureKind::Timeout,
+                // That the last server failed at once does not hide that another one hung.
+                _ if (*lookup).hung => FailureKind::Timeout,
                 BAD_GATEWAY if upstream.request_sent() != 0 => FailureKind::Head,
                 _ => FailureKind::Connect,
             };

@@ -19,7 +19,12 @@ pub(super) struct Flight<W> {
 }
 
 impl<W> Flight<W> {
-    pub(super) fn waits_for_place(&self) -> bool {
+    /// Whether it is in the queue: for a place, or for its word, so that it is not passed by for good.
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(WaitsFor::Place | WaitsFor::Word))
+    }
+
+    pub(super) fn lacks_place(&self) -> bool {
         self.stage == Stage::Waiting(WaitsFor::Place)
     }
 }

@@ -4,6 +4,7 @@ use super::render::{json, prometheus};
 use super::*;
 use crate::key::{Key, Secret};
 use crate::shm::table::Masquerade;
+use crate::sync::AtomicU64;
 use crate::user::UserHash;
 
 const DAY: Seconds = Seconds::new(86_400);

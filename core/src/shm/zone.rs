@@ -17,9 +17,9 @@
 use std::fmt;
 
 use crate::key::Secret;
-use crate::metrics::{self, Counters};
 use crate::shm::breaker::Breaker;
 use crate::shm::claims::Flights;
+use crate::shm::counters::{Counters, SLOT_WORDS};
 use crate::shm::places::{PLACES_WORDS, Places};
 use crate::shm::table::{self, Table};
 use crate::shm::throttle::{NOTICE_WORDS, Notices};
@@ -82,7 +82,7 @@ impl Layout {
     }
 
     fn table_at(&self) -> usize {
-        self.counters_at() + self.slots * metrics::SLOT_WORDS
+        self.counters_at() + self.slots * SLOT_WORDS
     }
 }
 
@@ -168,7 +168,7 @@ impl<'m> Zone<'m> {
         let layout = Layout::for_words(words.len())?;
         let (head, rest) = words.split_at(FLIGHTS_AT);
         let (flights, rest) = rest.split_at(layout.flights);
-        let (counters, table) = rest.split_at(layout.slots * metrics::SLOT_WORDS);
+        let (counters, table) = rest.split_at(layout.slots * SLOT_WORDS);
         Some(Self {
             head,
             table: Table::new(table, &head[CLOCK_AT])?,
