@@ -4,6 +4,8 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=${BUILD:-$ROOT/build}
+# The script that sources this, also after it has gone to another folder.
+SELF=$(realpath "$0")
 MODULE_NAME=ngx_http_matrix_user_hash_module
 
 say() { printf '==> %s\n' "$*"; }
@@ -13,6 +15,30 @@ die() {
     printf 'error: %s\n  fix: %s\n' "$1" "$2" >&2
     exit 1
 }
+
+# usage [REASON]: the comment at the head of the script, which says what it takes; exit status 2 as for any wrong argument.
+usage() {
+    [[ -z ${1:-} ]] || printf 'error: %s\n\n' "$1" >&2
+    awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$SELF" >&2
+    exit 2
+}
+
+# no_arguments "$@": for a script that takes none.
+no_arguments() {
+    (($# == 0)) || usage "unknown argument: $1"
+    arguments_done
+}
+
+# no_options "$@": for a script whose arguments are names.
+no_options() {
+    local argument
+    for argument; do
+        [[ $argument != -* ]] || usage "unknown argument: $argument"
+    done
+}
+
+# A script calls this when it has accepted its arguments and done nothing yet: scripts/check-workflows asks only that.
+arguments_done() { [[ -z ${ONLY_CHECK_ARGUMENTS:-} ]] || exit 0; }
 
 # Runs a long command quietly into a log, with a dot every few seconds, and shows the log's end if it fails.
 # with_progress LOG COMMAND...
@@ -88,3 +114,7 @@ debian_mirror() {
     [[ -n $mirror ]] || die "no Debian mirror among apt's sources" "on a Debian machine: apt-get update"
     printf '%s' "$mirror"
 }
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    (usage) 2>&1 || exit 0
+fi

@@ -21,7 +21,7 @@ def check_golden_deployments_pass_nginx():
     return f"{len(deployments)} deployments"
 
 
-# Debian bookworm's own nginx, with the module that scripts/build-for-debian makes for it.
+# Debian bookworm's own nginx, with the module that scripts/build debian makes for it.
 DEBIAN = Path("/usr/sbin/nginx")
 DEBIAN_MODULE = bed.ROOT / "build" / "debian" / "ngx_http_matrix_user_hash_module.so"
 # In a mount namespace, names of workers are names of this machine.
@@ -37,7 +37,7 @@ exec "$@"
 def check_golden_deployments_pass_debian_s_nginx():
     """every golden deployment passes `nginx -t` of Debian's 1.22.1 with --no-resolve, but for what needs SRV records"""
     if not (DEBIAN.exists() and DEBIAN_MODULE.exists()):
-        return "not tried: run scripts/build-for-debian"
+        return "not tried: run scripts/build debian"
     bed.fixed_folder()
     refused = []
     with bed.folder() as prefix:

@@ -9,8 +9,18 @@ import bed
 INSIDE = r"""
 set -e
 mount --make-rprivate /
+# The new /tmp would hide a checkout that lies below the old one.
+root=$1
+shift
+mount --bind "$root" /mnt
 mount -t tmpfs -o mode=1777,size=64m tmpfs /tmp
-mount --bind / /mnt
+case $root in
+/tmp/*)
+    mkdir -p "$root"
+    mount --bind /mnt "$root"
+    mount -o remount,bind,ro "$root"
+    ;;
+esac
 mount -o remount,bind,ro /
 mount -o remount,bind,ro /mnt
 if touch /nobody-may-write-here 2>/dev/null; then echo "the root is writable" >&2; exit 9; fi
@@ -34,7 +44,7 @@ def check_unprivileged_with_a_read_only_root():
     for _, end in ends:
         os.fchown(end, 65534, 65534)
     process = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", INSIDE, "sh", bed.NGINX, "-p", base, "-c", base / "nginx.conf", "-e", "stderr",
+        ["unshare", "--mount", "sh", "-c", INSIDE, "sh", bed.ROOT, bed.NGINX, "-p", base, "-c", base / "nginx.conf", "-e", "stderr",
          "-g", "daemon off;"],
         stdout=ends[0][1], stderr=ends[1][1])
     for _, end in ends:

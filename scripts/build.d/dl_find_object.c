@@ -3,7 +3,7 @@
  *
  * That archive is compiled for glibc, whose _dl_find_object (glibc manual, "Dynamic Linker Introspection") tells the
  * unwinder which object holds an address and where its .eh_frame_hdr is. musl has the older dl_iterate_phdr only.
- * Used by scripts/build-musl; in an Alpine image the distribution's own libgcc_s needs none of this.
+ * Used by scripts/build musl; in an Alpine image the distribution's own libgcc_s needs none of this.
  */
 #define _GNU_SOURCE
 #include <link.h>
