@@ -95,18 +95,6 @@ impl Source {
     }
 }
 
-/// The status that each family of requests counts.
-const STATUSES: [(&str, &str); 8] = [
-    ("hit", "hits_total"),
-    ("miss", "misses_total"),
-    ("shared", "shared_total"),
-    ("stale", "stale_total"),
-    ("refused", "refused_total"),
-    ("error", "failed_total"),
-    ("timeout", "timeouts_total"),
-    ("anonymous", "anonymous_total"),
-];
-
 /// Samples of all zones of all nginx, by name and label.
 #[derive(Clone, Debug, Default)]
 pub struct Sums(BTreeMap<(String, String), f64>);
@@ -134,13 +122,7 @@ impl Sums {
                 continue;
             };
             let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
-            // A family for each status, as the module has them, becomes one with the status as its label.
-            let status = STATUSES.iter().find(|(_, family)| *family == name);
-            let key = status.map_or_else(
-                || (name.to_owned(), label(labels)),
-                |(status, _)| ("requests_total".to_owned(), (*status).to_owned()),
-            );
-            *self.0.entry(key).or_default() += value;
+            *self.0.entry((name.to_owned(), label(labels))).or_default() += value;
         }
     }
 

@@ -1,8 +1,9 @@
+#!/usr/bin/env python3
 """`balance` and `simulate` on logs that are too long for scripts/companion-test.
 
-    companion/tests/logs/campaign.py figures [--lines 1000000]     every figure against a plain computation, in three forms
-    companion/tests/logs/campaign.py memory [--gigabytes 10]       a log that is made on the fly: memory does not grow with it
-    companion/tests/logs/campaign.py speed [--lines 2000000]       megabytes a second of one core, from a file in memory
+    companion/tests/logs/campaign.py figures [--lines 1000000] [--form text]   every figure against a plain computation, in three forms
+    companion/tests/logs/campaign.py memory [--gigabytes 10]                   a log that is made on the fly: memory does not grow with it
+    companion/tests/logs/campaign.py speed [--lines 2000000]                   megabytes a second of one core, from a file in memory
 
 It wants the release build (cargo build --release -p synapse-companion), and for `speed` a machine that does nothing else.
 Speed is told next to `wc -l` over the same file, because machines differ: that only looks for line feeds.
@@ -26,9 +27,11 @@ import recompute
 ROOT = Path(__file__).resolve().parents[3]
 COMPANION = Path(os.environ.get("COMPANION", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "synapse-companion"))
 
+FORMS = ["text", "json", "readme"]
 
-def figures(lines):
-    for form in ("text", "json", "readme"):
+
+def figures(lines, forms):
+    for form in forms:
         made = list(generate.log(lines=lines, users=lines // 50, days=7, form=form))
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder, "access.log")
@@ -89,11 +92,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["figures", "memory", "speed"])
     parser.add_argument("--lines", type=int)
+    parser.add_argument("--form", choices=FORMS)
     parser.add_argument("--gigabytes", type=float, default=10)
     args = parser.parse_args()
     started = time.monotonic()
     if args.what == "figures":
-        figures(args.lines or 1_000_000)
+        figures(args.lines or 1_000_000, [args.form] if args.form else FORMS)
     elif args.what == "memory":
         memory(args.gigabytes)
     else:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A log of a homeserver that does not exist, as the companion's nginx would have written it.
 
     generate.py [--lines 100000] [--users 2000] [--days 3] [--form text|json|readme] [--seed 1] [--workers 4]

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The figures of `balance`, computed again: plainly, slowly, with everything kept, and sharing nothing with the companion.
 
     recompute.py LOG > figures.json
