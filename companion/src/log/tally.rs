@@ -409,7 +409,8 @@ impl Tally {
             }
             // The client's status is the last attempt's where that is not logged.
             place.counts.errors += u64::from(last.is_none() && line.status >= 500);
-            if matches!(last.unwrap_or(line.status), 502 | 504) {
+            // A 504 is one slow request, and says nothing of others.
+            if last.unwrap_or(line.status) == 502 {
                 place.went_down(line.time);
             }
         }
