@@ -77,7 +77,7 @@ def sliding_sync(carrier: Carrier) -> Question:
 
 
 def user_key(user: str) -> str:
-    """The key that interface.md promises for a known user: 16 hex digits of SHA-256."""
+    """The key of a known user (docs/variables.md): 16 hex digits of SHA-256."""
     return hashlib.sha256(user.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""The inhabitants of the bed: users with a session for every kind of token in synapse.md's table."""
+"""The inhabitants of the bed: users with a session for every kind of token that Synapse makes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

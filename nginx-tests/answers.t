@@ -1,4 +1,4 @@
-# Which answers of whoami are a user and which are an error: interface.md, "What a request means", item 4.
+# Which answers of whoami are a user and which are an error: docs/requests.md, 4.
 # Each kind is a location whose whoami URL names the kind to the stand-in (lib/whoami.py, steps()).
 
 use strict;

@@ -1,4 +1,4 @@
-# Application services and who may masquerade: interface.md, "What a request means", item 2.
+# Application services and who may masquerade: docs/requests.md, 2.
 
 use strict;
 use warnings;

@@ -1,5 +1,5 @@
 # One lookup at a time per token, over every request of every worker process; and no more than matrix_user_hash_max_lookups
-# at once. interface.md, "What a request means", item 5.
+# at once. docs/requests.md, 5.
 
 use strict;
 use warnings;

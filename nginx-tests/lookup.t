@@ -1,4 +1,4 @@
-# The request that whoami receives, and the way to it: interface.md, "What a request means", item 3, and the upstream
+# The request that whoami receives, and the way to it: docs/requests.md, 3, and the upstream
 # family of directives.
 
 use strict;

@@ -1,5 +1,4 @@
-# Without memory a request is proxied by the fallback, and the worker process goes on. interface.md, "What a request means",
-# item 6.
+# Without memory a request is proxied by the fallback, and the worker process goes on. docs/requests.md, 6.
 
 use strict;
 use warnings;

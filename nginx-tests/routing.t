@@ -1,4 +1,4 @@
-# What it is for: every device of a user on one worker. interface.md, "The product in one screen".
+# What it is for: every device of a user on one worker. README.md.
 
 use strict;
 use warnings;

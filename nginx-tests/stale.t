@@ -1,4 +1,4 @@
-# Whoami down: whoever is known goes on to their worker with no delay. interface.md, matrix_user_hash_stale.
+# Whoami down: whoever is known goes on to their worker with no delay. docs/directives.md, matrix_user_hash_stale.
 
 use strict;
 use warnings;

@@ -1,5 +1,4 @@
-# No request is held longer than matrix_user_hash_timeout, whatever whoami does. interface.md, item 6 of "What a request
-# means"; the bound is 50 ms more, and this test allows 250 ms, because the machine may be busy with other things.
+# No request is held longer than matrix_user_hash_timeout, whatever whoami does. docs/requests.md, 6; the bound is 50 ms more, and this test allows 250 ms, because the machine may be busy with other things.
 
 use strict;
 use warnings;

@@ -1,4 +1,4 @@
-# Which token a request has: interface.md, "What a request means", item 1; the rows are Synapse's own answers.
+# Which token a request has: docs/requests.md, 1; the rows are Synapse's own answers.
 
 use strict;
 use warnings;

@@ -1,4 +1,4 @@
-# The three variables: what they are, when, and that they stay what they are. interface.md, "Variables".
+# The three variables: what they are, when, and that they stay what they are. docs/variables.md.
 
 use strict;
 use warnings;

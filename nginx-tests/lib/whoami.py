@@ -83,7 +83,7 @@ def bridge(query):
 
 
 def whoami(token, query):
-    """Status and JSON, as synapse.md's table has them."""
+    """Status and JSON as Synapse sends them."""
     if token == BRIDGE:
         return bridge(query)
     if token in OPAQUE:

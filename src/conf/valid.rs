@@ -22,7 +22,7 @@ pub struct Valid {
 
 /// The longest freshness: 365 days. The table counts seconds modulo 2^26 (776 days).
 const LONGEST: ngx_int_t = 365 * 24 * 3600;
-/// The longest that a failure may be remembered, in milliseconds (interface.md).
+/// The longest that a failure may be remembered, in milliseconds (docs/directives.md, matrix_user_hash_valid).
 const LONGEST_FAILURE: ngx_int_t = 1000;
 
 /// `200 1h; 401 30s; any 1s`.

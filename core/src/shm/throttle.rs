@@ -1,6 +1,6 @@
 //! Log lines that would repeat, once in a while over all workers.
 //!
-//! "Logged once per kind and minute" (interface.md, "What a request means", 4): the zone keeps for each kind when it was
+//! "Logged once per kind and minute" (docs/requests.md, 4): the zone keeps for each kind when it was
 //! logged last, and the worker whose compare-and-swap moves that forward is the one that logs.
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};

@@ -1,7 +1,7 @@
 //! The bytes that ask whoami.
 //!
 //! In go validated parts (and a few header values of the client's request, validated here), out comes a complete
-//! HTTP/1.1 request without body. Nothing else of the client's request goes along (interface.md, "The lookup").
+//! HTTP/1.1 request without body. Nothing else of the client's request goes along (docs/requests.md, 3).
 
 use crate::query;
 use crate::token::Token;
