@@ -5,18 +5,22 @@ Everything listens on loopback, on ports 20000 to 20999. What a check starts it 
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))
+
+from tests.bed import client  # noqa: E402 - it stands in the root of the repository
+
 TESTS = ROOT / "companion" / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 COMPANION = Path(os.environ.get("COMPANION", TARGET / "debug" / "synapse-companion"))
@@ -249,63 +253,8 @@ def wait_for_pid(prefix, nginx):
     raise AssertionError(f"nginx did not start:\n{nginx.errors()}")
 
 
-class Answer:
-    """What came back."""
-
-    def __init__(self, response):
-        self.status = response.status
-        self.headers = {key.lower(): value for key, value in response.getheaders()}
-        self.text = response.read()
-
-    @property
-    def worker(self):
-        return self.headers.get("x-worker")
-
-    def json(self):
-        return json.loads(self.text)
-
-
-class Client:
-    """One connection, kept open."""
+class Client(client.Client):
+    """One connection to nginx, kept open."""
 
     def __init__(self, port=20000, path=None):
-        self.port, self.path = port, path
-        self.connection = None
-
-    def ask(self, method, target, headers=None, body=None):
-        for attempt in (1, 2):
-            if self.connection is None:
-                self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-                if self.path:
-                    self.connection.sock = socket.socket(socket.AF_UNIX)
-                    self.connection.sock.connect(self.path)
-            try:
-                self.connection.putrequest(method, target, "Host" in (headers or {}), skip_accept_encoding=True)
-                for key, value in (headers or {}).items():
-                    self.connection.putheader(key, value)
-                if body is not None:
-                    self.connection.putheader("Content-Length", str(len(body)))
-                elif method in ("POST", "PUT"):
-                    self.connection.putheader("Content-Length", "0")
-                self.connection.endheaders()
-                if body:
-                    # nginx may refuse and stop reading before all is sent; its answer is what counts.
-                    with contextlib.suppress(ConnectionError):
-                        self.connection.send(body)
-                answer = Answer(self.connection.getresponse())
-                if answer.headers.get("connection") == "close":
-                    self.close()
-                return answer
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                self.close()
-                if attempt == 2:
-                    raise
-            except OSError:
-                self.close()
-                raise
-        raise AssertionError("not reached")
-
-    def close(self):
-        if self.connection:
-            self.connection.close()
-        self.connection = None
+        super().__init__(port, path, timeout=30)
