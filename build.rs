@@ -26,7 +26,8 @@ fn dep(name: &str) -> Option<String> {
 /// Names the nginx for `src/ngx/built_for.rs`: as its headers do, and in brackets as whoever builds it does in
 /// `BUILT_FOR`, such as the package and its version.
 fn built_for() {
-    let mut name = dep("VERSION").expect("nginx-sys hands on nginx's version");
+    let nginx = dep("VERSION").expect("nginx-sys hands on nginx's version");
+    let mut name = angie().map_or(nginx, |version| format!("Angie/{version}"));
     println!("cargo::rerun-if-env-changed=BUILT_FOR");
     if let Some(package) = env::var("BUILT_FOR").ok().filter(|p| !p.is_empty()) {
         assert!(!package.contains('\n'), "BUILT_FOR is one line");
@@ -35,8 +36,23 @@ fn built_for() {
     println!("cargo::rustc-env=MATRIX_USER_HASH_BUILT_FOR={name}");
 }
 
-/// `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.
+/// The version of Angie whose headers these are; `None` for every other server.
+fn angie() -> Option<String> {
+    println!("cargo::rustc-check-cfg=cfg(angie)");
+    let include = dep("INCLUDE")?;
+    let header = env::split_paths(&include)
+        .map(|path| path.join("angie.h"))
+        .find(|header| header.is_file())?;
+    let text = std::fs::read_to_string(header).expect("angie.h can be read");
+    let (_, rest) = text.split_once("#define ANGIE_VERSION")?;
+    rest.split('"').nth(1).map(str::to_owned)
+}
+
+/// `cfg(angie)`, and `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.
 pub(crate) fn features() {
+    if angie().is_some() {
+        println!("cargo::rustc-cfg=angie");
+    }
     let known = dep("FEATURES_CHECK").unwrap_or_else(|| "any()".to_owned());
     println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({known}))");
     for feature in dep("FEATURES")

@@ -20,7 +20,7 @@ use nginx_sys::{
 };
 
 use crate::conf::{COMMANDS, LocationConf, MainConf};
-use crate::ngx::guard;
+use crate::ngx::{compat, guard};
 
 #[macro_use]
 mod ngx;
@@ -71,6 +71,8 @@ pub static mut ngx_http_matrix_user_hash_module: ngx_module_t = ngx_module_t {
     init_process: Some(init_process),
     exit_process: Some(saver::exit_process),
     exit_master: Some(saver::exit_master),
+    spare1: compat::MODULE_SIGN,
+    version: compat::MODULE_VERSION,
     ..ngx_module_t::default()
 };
 

@@ -13,6 +13,7 @@ use core::fmt;
 
 use nginx_sys::{ngx_core_module, ngx_cycle, ngx_uint_t};
 
+use crate::ngx::compat::ANGIE_SIGN;
 use crate::ngx::log;
 use crate::ngx_http_matrix_user_hash_module;
 
@@ -43,12 +44,13 @@ extern "C" fn check() {
     // No guard: its log line reads nothing that this does not read. A panic could only come out of formatting.
     // SAFETY: `ngx_core_module` is a static of every nginx; nothing changes its version and signature. Ours is not
     // written to while the library is being opened.
-    let (theirs, ours) = unsafe {
+    let (theirs, ours, server) = unsafe {
         let ours = &raw const ngx_http_matrix_user_hash_module;
         let theirs = &raw const ngx_core_module;
         (
             ((*theirs).version, CStr::from_ptr((*theirs).signature)),
             ((*ours).version, CStr::from_ptr((*ours).signature)),
+            server((*theirs).spare1),
         )
     };
     // SAFETY: nginx sets it before it reads the configuration, which is what opens the library.
@@ -58,18 +60,23 @@ extern "C" fn check() {
     if theirs.0 != ours.0 {
         log::alert!(
             log::cycle_log(),
-            "matrix_user_hash: this library was built for {BUILT_FOR} and cannot be used by nginx {}",
+            "matrix_user_hash: this library was built for {BUILT_FOR} and cannot be used by {server} {}",
             Version(theirs.0)
         );
     } else {
         log::alert!(
             log::cycle_log(),
-            "matrix_user_hash: this library was built for {BUILT_FOR}, configured with other arguments than this nginx \
+            "matrix_user_hash: this library was built for {BUILT_FOR}, configured with other arguments than this {server} \
              (signature {}, not {})",
             ours.1.to_str().unwrap_or_default(),
             theirs.1.to_str().unwrap_or_default()
         );
     }
+}
+
+/// The name of the server whose own modules have that sign.
+const fn server(sign: ngx_uint_t) -> &'static str {
+    if sign == ANGIE_SIGN { "Angie" } else { "nginx" }
 }
 
 /// nginx's number of a version, 1030006, as people write it.

@@ -5,7 +5,7 @@
 //! makes with bindgen 0.73. `scripts/check-layout` compares both, and every other structure of which we touch a
 //! bitfield, with what the C compiler says.
 
-use nginx_sys::{ngx_http_request_t, ngx_http_variable_value_t};
+use nginx_sys::{ngx_http_request_t, ngx_http_variable_value_t, ngx_uint_t};
 
 // The generated code is bindgen's, not ours: our lints do not judge it.
 #[allow(
@@ -17,6 +17,31 @@ use nginx_sys::{ngx_http_request_t, ngx_http_variable_value_t};
 mod bound {
     include!(concat!(env!("OUT_DIR"), "/request.rs"));
 }
+
+/// What a module has in the place of `spare1`. Angie loads no module without its sign there (`ngx_add_module`), and names
+/// that field `angie_sign`; `scripts/build` has it bound as `spare1`.
+#[cfg(angie)]
+pub const MODULE_SIGN: ngx_uint_t = ANGIE_SIGN;
+/// What a module has in `spare1`.
+#[cfg(not(angie))]
+pub const MODULE_SIGN: ngx_uint_t = 0;
+
+/// The version that a module must have (`NGX_MODULE_V1`). Angie counts its own.
+#[cfg(angie)]
+pub const MODULE_VERSION: ngx_uint_t = nginx_sys::angie_version as ngx_uint_t;
+/// The version that a module must have (`NGX_MODULE_V1`).
+#[cfg(not(angie))]
+pub const MODULE_VERSION: ngx_uint_t = nginx_sys::nginx_version as ngx_uint_t;
+
+/// Angie's sign in a module (`ngx_angie_sign` in its `angie.h`).
+pub const ANGIE_SIGN: ngx_uint_t = {
+    let (mut sum, mut at) = (0, 0);
+    while at < b"Angie".len() {
+        sum += b"Angie"[at] as ngx_uint_t;
+        at += 1;
+    }
+    sum
+};
 
 /// Marks a request as logged already, so that `ngx_http_free_request` writes no access log line for it.
 ///
