@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
 /// A place in an input file. Lines and columns count from 1; a line of 0 means the file as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -183,18 +185,7 @@ impl fmt::Display for Diagnostic {
             ..
         }) = self.place.as_deref()
         {
-            let number = line.to_string();
-            let gutter = " ".repeat(number.len());
-            let indent: String = source
-                .chars()
-                .take(column.saturating_sub(1))
-                .map(|c| if c == '\t' { '\t' } else { ' ' })
-                .collect();
-            writeln!(
-                f,
-                "{gutter} |\n{number} | {source}\n{gutter} | {indent}{}",
-                "^".repeat(*width)
-            )?;
+            writeln!(f, "{}", snippet(*line, *column, source, *width))?;
         }
         if let Some(fix) = &self.fix {
             writeln!(f, "  = fix: {fix}")?;
@@ -236,30 +227,27 @@ impl fmt::Display for Diagnostics {
     }
 }
 
+/// A line of a file, with what is meant underlined.
+fn snippet(line: usize, column: usize, source: &str, width: usize) -> String {
+    let byte = |chars: usize| {
+        let mut indices = source.char_indices().map(|(at, _)| at);
+        indices.nth(chars).unwrap_or(source.len())
+    };
+    let start = byte(column.saturating_sub(1));
+    let end = byte(column.saturating_sub(1) + width);
+    let meant = AnnotationKind::Primary.span(start..end);
+    let shown = Snippet::source(source).line_start(line).annotation(meant);
+    Renderer::plain().render(&[Group::with_level(Level::ERROR).element(shown)])
+}
+
 /// The candidate nearest to what was typed, when it is near enough to have been meant.
 pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
-        .map(|candidate| (edit_distance(typed, candidate), candidate))
+        .map(|candidate| (strsim::damerau_levenshtein(typed, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance, one row at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

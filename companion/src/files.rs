@@ -108,42 +108,13 @@ pub fn write_example(path: &Path, text: &str, force: bool) -> Result<(), Diagnos
     })
 }
 
-/// A folder that goes away with the value.
-pub struct Temporary(PathBuf);
-
-impl Temporary {
-    /// Makes one that is nobody else's.
-    ///
-    /// # Errors
-    /// The system's temporary folder cannot be written.
-    pub fn new() -> Result<Self, Diagnostic> {
-        let base = std::env::temp_dir();
-        for attempt in 0..100_u32 {
-            let path = base.join(format!(
-                "synapse-companion-{}-{attempt}",
-                std::process::id()
-            ));
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(refused(&path, &error)),
-            }
-        }
-        Err(Diagnostic::error(format!(
-            "no free name for a folder in {}",
-            base.display()
-        )))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // It holds nothing but what was rendered; the system clears what stays.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A folder that goes away with the value, and that nobody else may read.
+///
+/// # Errors
+/// The system's temporary folder cannot be written.
+pub fn temporary() -> Result<tempfile::TempDir, Diagnostic> {
+    tempfile::Builder::new()
+        .prefix("synapse-companion-")
+        .tempdir()
+        .map_err(|error| refused(&std::env::temp_dir(), &error))
 }

@@ -196,7 +196,7 @@ fn check(input: &Input) -> Result<(), Diagnostics> {
     if found.has_errors() {
         return Err(found);
     }
-    let folder = files::Temporary::new()?;
+    let folder = files::temporary()?;
     files::install(&rendered, folder.path())?;
     let said = nginx::Nginx::test(
         &input.nginx,

@@ -255,10 +255,20 @@ impl Maker {
             }
         } else if !resources.is_empty() {
             let mut names = resources.to_vec();
-            if self.dice.percent(15) {
-                names.push("health");
+            for (other, chance) in [("health", 15), ("keys", 10), ("static", 5), ("openid", 5)] {
+                if self.dice.percent(chance) {
+                    let at = self.dice.below(names.len() + 1);
+                    names.insert(at, other);
+                }
             }
-            let separate = !names.contains(&"media") && self.dice.percent(20);
+            // In an entry of its own it would replace federation.
+            let names: Vec<&str> = names
+                .iter()
+                .copied()
+                .filter(|name| *name != "openid" || names.contains(&"federation"))
+                .collect();
+            let separate =
+                !names.contains(&"media") && !names.contains(&"openid") && self.dice.percent(20);
             let blocks = if separate {
                 names.iter().map(|name| vec![*name]).collect()
             } else {
@@ -300,13 +310,26 @@ impl Maker {
 
     fn add(&mut self, name: &str, app: &'static str, resources: &[&'static str]) {
         let listeners = self.listeners(name, resources);
+        let number = self.made.processes.len() + 1;
         let hosts = match self.layout {
-            Layout::Hosts => {
-                let number = self.made.processes.len();
-                vec![format!("{name}.matrix"), format!("10.0.0.{}", number + 1)]
-            }
-            _ => vec!["127.0.0.1".to_owned()],
+            Layout::Hosts => vec![
+                format!("{name}.matrix"),
+                format!("10.0.0.{number}"),
+                format!("[fd00::{number}]"),
+            ],
+            _ => vec!["127.0.0.1".to_owned(), "[::1]".to_owned()],
         };
+        let mut listeners = listeners;
+        if self.layout == Layout::Hosts && self.dice.percent(20) {
+            let own = self
+                .dice
+                .one(&hosts[1..])
+                .trim_matches(['[', ']'])
+                .to_owned();
+            for listener in &mut listeners {
+                listener.bound = vec![own.clone()];
+            }
+        }
         self.made.processes.push(Process {
             name: name.to_owned(),
             app,
@@ -377,7 +400,7 @@ impl Maker {
             return;
         }
         for i in 1..=1 + self.dice.below(2) {
-            let former = self.made.shared_media.is_none() || self.dice.percent(50);
+            let former = self.dice.percent(50);
             let app = if former {
                 "synapse.app.media_repository"
             } else {
@@ -506,12 +529,23 @@ impl Maker {
         let mut hosts: Vec<(String, String)> = Vec::new();
         let mut instances: Vec<(String, Yaml)> = Vec::new();
         let by_pattern = self.layout == Layout::Hosts && self.dice.percent(30);
+        let bound = |process: &Process| {
+            process.listeners.iter().any(|l| {
+                l.bound.iter().any(|b| {
+                    process
+                        .hosts
+                        .iter()
+                        .any(|h| h.trim_matches(['[', ']']) == b)
+                })
+            })
+        };
         let lost = processes.len() > 1 && self.layout == Layout::Hosts && !by_pattern;
         let lost = (lost && self.fails("nobody says where a worker is"))
             .then(|| 1 + self.dice.below(processes.len() - 1));
+        let main_in_toml = toml && self.dice.percent(15);
         for (i, process) in processes.iter().enumerate() {
             let host = match self.layout {
-                Layout::Hosts => self.dice.one(&process.hosts).clone(),
+                Layout::Hosts => self.dice.one(&process.hosts[..2]).clone(),
                 _ => (*self.dice.one(&["localhost", "127.0.0.1"])).to_owned(),
             };
             if Some(i) == lost {
@@ -521,9 +555,10 @@ impl Maker {
                 ("host", Yaml::text(&host)),
                 ("port", Yaml::Number(9100 + i as u64)),
             ]);
+            let is_said = bound(process) && self.dice.percent(50);
             if i == 0 || self.dice.percent(60) {
                 instances.push((process.name.clone(), mapped));
-            } else if self.layout == Layout::Hosts && !by_pattern {
+            } else if self.layout == Layout::Hosts && !by_pattern && !is_said {
                 hosts.push((process.name.clone(), host));
             }
         }
@@ -539,7 +574,14 @@ impl Maker {
         let homeserver = self.homeserver(instances);
         let workers = self.worker_files();
         if toml {
-            self.deployment_file(&homeserver, &workers, &roles, &hosts, &declared);
+            self.deployment_file(
+                &homeserver,
+                &workers,
+                &roles,
+                &hosts,
+                &declared,
+                main_in_toml,
+            );
         } else {
             let mut arguments = Vec::new();
             for path in homeserver {
@@ -876,9 +918,35 @@ impl Maker {
             }
         }
         let body = file(keys, &mut self.dice);
+        if self.dice.percent(5) {
+            return format!("{head}{body}")
+                .replace("---\n", "")
+                .replace('\n', "\r\n");
+        }
         match body.strip_prefix("---\n") {
             Some(rest) => format!("---\n{head}{rest}"),
             None => head + &body,
+        }
+    }
+
+    /// Main under `[main]`, where that can say what it has.
+    fn main_table(&self) -> Option<String> {
+        let main = &self.made.processes[0];
+        let of = |resource: &str| {
+            let plain = main.listeners.iter().filter(|l| l.kind == "http" && !l.tls);
+            let mut having =
+                plain.filter(|l| l.resources.iter().flatten().any(|name| *name == resource));
+            Some(&having.next()?.place)
+        };
+        match (of("client")?, of("federation")?) {
+            (Place::Port(client), Place::Port(federation)) => Some(format!(
+                "[main]\nhost = \"{}\"\nport = {client}\nfederation_port = {federation}\n",
+                main.hosts[0]
+            )),
+            (Place::Socket(client), Place::Socket(federation)) if client == federation => {
+                Some(format!("[main]\nsocket = \"{client}\"\n"))
+            }
+            _ => None,
         }
     }
 
@@ -889,6 +957,7 @@ impl Maker {
         roles: &[(String, Vec<&'static str>)],
         hosts: &[(String, String)],
         declared: &[String],
+        main_in_toml: bool,
     ) {
         let list = |paths: &[String]| {
             let paths: Vec<String> = paths.iter().map(|path| format!("\"{path}\"")).collect();
@@ -920,7 +989,8 @@ impl Maker {
                 text += &format!("\"{name}\" = \"{host}\"\n");
             }
         }
-        for table in declared {
+        let main = self.main_table().filter(|_| main_in_toml);
+        for table in main.iter().chain(declared) {
             text += &format!("\n{table}");
         }
         self.made.files.push(("deployment.toml".to_owned(), text));

@@ -176,8 +176,9 @@ pub fn serves(
     };
     if !servlets.contains(&group) && group != "all" {
         let word = match group {
+            _ if path.starts_with("/_matrix/federation") => "federation",
             "media" => "media",
-            "federation" | "openid" => "federation",
+
             _ => process.name.as_str(),
         };
         return because(&format!("has only {servlets:?} of it there"), &[word]);

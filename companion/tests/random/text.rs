@@ -152,6 +152,11 @@ pub fn file(mut keys: Vec<(&str, Yaml)>, dice: &mut Dice) -> String {
         if dice.percent(10) {
             text += "# what follows is needed\n\n";
         }
+        let key = match dice.below(20) {
+            0 => format!("\"{key}\""),
+            1 => format!("{key} "),
+            _ => key.to_owned(),
+        };
         text += &format!("{key}:{}", value.after_key(0, dice));
     }
     text
