@@ -176,7 +176,9 @@ pub fn serves(
     };
     if !servlets.contains(&group) && group != "all" {
         let word = match group {
-            _ if path.starts_with("/_matrix/federation") => "federation",
+            _ if path.starts_with("/_matrix/federation") && !servlets.contains(&"federation") => {
+                "federation"
+            }
             "media" => "media",
 
             _ => process.name.as_str(),

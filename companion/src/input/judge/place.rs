@@ -194,7 +194,7 @@ fn warn_of_unused(facts: &Facts, used: &BTreeSet<String>, found: &mut Diagnostic
         if exact.is_some_and(is_served_at_port) && !used.contains(name) {
             found.push(
                 host.at.on(Diagnostic::warning(format!(
-                    "{name} is where Synapse's own files say, so this line has no effect"
+                    "its listener or instance_map says where {name} is, so this line has no effect"
                 ))
                 .fix("take it away, or change the listener's bind_addresses or instance_map")),
             );
