@@ -152,7 +152,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::files::Temporary;
+    use crate::files::temporary;
 
     fn append(path: &Path, text: &str) {
         OpenOptions::new()
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_line_comes_when_it_is_whole() {
-        let folder = Temporary::new().unwrap();
+        let folder = temporary().unwrap();
         let log = folder.path().join("access.log");
         append(&log, "one\ntw");
         let mut follower = Follower::open(&log).unwrap();
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn no_line_is_lost_and_none_comes_twice_when_the_log_is_rotated() {
-        let folder = Temporary::new().unwrap();
+        let folder = temporary().unwrap();
         let (log, old) = (
             folder.path().join("access.log"),
             folder.path().join("access.log.1"),
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_emptied_begins_anew() {
-        let folder = Temporary::new().unwrap();
+        let folder = temporary().unwrap();
         let log = folder.path().join("access.log");
         append(&log, "one\ntwo\n");
         let mut follower = Follower::open(&log).unwrap();
