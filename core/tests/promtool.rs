@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use matrix_user_hash_core::key::Secret;
 use matrix_user_hash_core::metrics::{Counter, Snapshot, render};
+use matrix_user_hash_core::shift::{Shift, Span};
 use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
 use matrix_user_hash_core::time::{Millis, Seconds};
@@ -27,7 +28,15 @@ fn promtool_finds_nothing_to_complain_of() {
         slot.observe_lookup(micros);
     }
     let figures = || Snapshot::read(&zone, NOW, Seconds::new(86_400), |_| true);
-    let text = render::prometheus(&[("users", figures()), ("with \"quotes\" and \\", figures())]);
+    let moves = render::Moves {
+        variable: "group",
+        shift: Shift::Over(Span::new(1_000, 2_000).unwrap()),
+        now: 1_500,
+    };
+    let text = render::prometheus(
+        &[("users", figures()), ("with \"quotes\" and \\", figures())],
+        &[moves],
+    );
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use serde_json::{Map, Value, json};
 
 use super::{BUCKETS, FAMILIES, Snapshot};
+use crate::shift::Shift;
 
 /// The Content-Type of [`prometheus`].
 pub const PROMETHEUS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -36,13 +37,71 @@ const GAUGES: [Gauge; 4] = [
     ),
 ];
 
-/// One JSON object: `{"zones": {NAME: {…}}}`. Counts are numbers; `requests` counts by status and `errors` by kind of
+/// A shift as figures show it, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Moves<'a> {
+    /// Its variable, without the `$`.
+    pub variable: &'a str,
+    /// What it is.
+    pub shift: Shift,
+    /// The time of day, in milliseconds since 1970.
+    pub now: u64,
+}
+
+impl Moves<'_> {
+    fn start(&self) -> Option<f64> {
+        Some(self.shift.span()?.start() as f64 / 1e3)
+    }
+
+    fn end(&self) -> Option<f64> {
+        Some(self.shift.span()?.end() as f64 / 1e3)
+    }
+
+    fn moved(&self) -> Option<f64> {
+        Some(self.shift.moved(self.now))
+    }
+}
+
+/// A name in JSON and in Prometheus, a help and a way to read the figure.
+type ShiftGauge = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&Moves<'_>) -> Option<f64>,
+);
+
+const SHIFT_GAUGES: [ShiftGauge; 3] = [
+    (
+        "moved",
+        "shift_moved_ratio",
+        "The share of all users that have moved.",
+        |moves| moves.moved(),
+    ),
+    (
+        "start",
+        "shift_start_timestamp_seconds",
+        "When the first users move.",
+        |moves| moves.start(),
+    ),
+    (
+        "end",
+        "shift_end_timestamp_seconds",
+        "When all users have moved.",
+        |moves| moves.end(),
+    ),
+];
+
+/// One JSON object: `{"zones": {NAME: {…}}, "shifts": {VARIABLE: {…}}}`. Counts are numbers; `requests` counts by status and `errors` by kind of
 /// failure; `lookup_seconds` holds the histogram, its buckets cumulative and keyed by their upper bound.
-pub fn json(zones: &[(&str, Snapshot)]) -> String {
+pub fn json(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> String {
     let zones = zones
         .iter()
         .map(|(name, zone)| ((*name).to_owned(), zone_json(zone)));
-    let mut text = json!({ "zones": Map::from_iter(zones) }).to_string();
+    let shifts = shifts
+        .iter()
+        .map(|moves| (moves.variable.to_owned(), shift_json(moves)));
+    let mut text =
+        json!({ "zones": Map::from_iter(zones), "shifts": Map::from_iter(shifts) }).to_string();
     text.push('\n');
     text
 }
@@ -76,11 +135,16 @@ fn zone_json(zone: &Snapshot) -> Value {
     Value::Object(object)
 }
 
+fn shift_json(moves: &Moves<'_>) -> Value {
+    let figures = SHIFT_GAUGES.map(|(name, _, _, read)| (name.to_owned(), read(moves).into()));
+    Value::Object(Map::from_iter(figures))
+}
+
 /// Text format 0.0.4 (prometheus.io, "Exposition formats").
-pub fn prometheus(zones: &[(&str, Snapshot)]) -> String {
+pub fn prometheus(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_prometheus(&mut text, zones);
+    let _ = write_prometheus(&mut text, zones).and_then(|()| write_shifts(&mut text, shifts));
     text
 }
 
@@ -110,6 +174,25 @@ fn write_prometheus(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Resul
         }
     }
     histogram(text, zones)
+}
+
+fn write_shifts(text: &mut String, shifts: &[Moves<'_>]) -> fmt::Result {
+    for (_, name, help, read) in SHIFT_GAUGES {
+        let known = shifts
+            .iter()
+            .filter_map(|moves| Some((moves.variable, read(moves)?)));
+        for (number, (variable, figure)) in known.enumerate() {
+            if number == 0 {
+                family(text, name, "gauge", help)?;
+            }
+            writeln!(
+                text,
+                "matrix_user_hash_{name}{{variable=\"{}\"}} {figure}",
+                Label(variable)
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn histogram(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Result {

@@ -1,8 +1,9 @@
 use std::collections::BTreeSet;
 
-use super::render::{json, prometheus};
+use super::render::{Moves, json, prometheus};
 use super::*;
 use crate::key::{Key, Secret};
+use crate::shift::{Shift, Span};
 use crate::shm::table::Masquerade;
 use crate::sync::AtomicU64;
 use crate::user::UserHash;
@@ -91,7 +92,7 @@ fn used(memory: &[AtomicU64]) -> Snapshot {
 #[test]
 fn json_is_one_object_of_zones_with_every_figure() {
     let memory = memory();
-    let text = json(&[("users", used(&memory)), ("a \"b\"", used(&memory))]);
+    let text = json(&[("users", used(&memory)), ("a \"b\"", used(&memory))], &[]);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     let zone = &value["zones"]["users"];
     assert_eq!(zone["requests"]["hit"], 2);
@@ -122,7 +123,7 @@ fn json_is_one_object_of_zones_with_every_figure() {
 #[test]
 fn prometheus_text_names_each_family_once_and_escapes_zones() {
     let memory = memory();
-    let text = prometheus(&[("users", used(&memory)), ("a\"b\\c", used(&memory))]);
+    let text = prometheus(&[("users", used(&memory)), ("a\"b\\c", used(&memory))], &[]);
     let types: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("# TYPE "))
@@ -153,7 +154,7 @@ fn every_counter_is_in_both_formats() {
         }
     }
     let figures = [("users", read(&zone))];
-    let (json, prometheus) = (json(&figures), prometheus(&figures));
+    let (json, prometheus) = (json(&figures, &[]), prometheus(&figures, &[]));
     for number in 0..Counter::ALL.len() {
         let count = (1_000 + number).to_string();
         assert!(
@@ -174,4 +175,33 @@ fn the_kinds_of_errors_are_called_as_in_log_lines() {
     let errors = FAMILIES.iter().find(|family| family.name == "errors");
     let wanted = FailureKind::ALL.map(|kind| (Counter::of_failure(kind), kind.as_str()));
     assert_eq!(errors.unwrap().counters, wanted);
+}
+
+#[test]
+fn shifts_have_their_share_and_their_times() {
+    let over = Shift::Over(Span::new(1_795_618_800_500, 3_600_000).unwrap());
+    let shifts = [("group", over), ("canary", Shift::At(125))].map(|(variable, shift)| Moves {
+        variable,
+        shift,
+        now: 1_795_619_700_500,
+    });
+    let value: serde_json::Value = serde_json::from_str(&json(&[], &shifts)).unwrap();
+    assert_eq!(
+        value["shifts"],
+        serde_json::json!({
+            "group": {"moved": 0.25, "start": 1_795_618_800.5, "end": 1_795_622_400.5},
+            "canary": {"moved": 0.0125, "start": null, "end": null},
+        })
+    );
+    let text = prometheus(&[], &shifts);
+    for line in [
+        "matrix_user_hash_shift_moved_ratio{variable=\"group\"} 0.25",
+        "matrix_user_hash_shift_moved_ratio{variable=\"canary\"} 0.0125",
+        "matrix_user_hash_shift_start_timestamp_seconds{variable=\"group\"} 1795618800.5",
+        "matrix_user_hash_shift_end_timestamp_seconds{variable=\"group\"} 1795622400.5",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert_eq!(text.matches("canary").count(), 1, "{text}");
+    assert!(!prometheus(&[], &[]).contains("shift"));
 }
