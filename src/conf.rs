@@ -2,7 +2,8 @@
 //!
 //! nginx reads the configuration into one [`LocationConf`] per `http`, `server` and `location` block and one
 //! [`MainConf`] per cycle, and merges the blocks from the outside in. [`directives`] has the table of all directives, and
-//! there is one file below `conf/` per kind of value. Each mistake is one `[emerg]` line that names the directive, the value and the reason.
+//! there is one file below `conf/` per kind of value. Each mistake is one `[emerg]` line that names the directive, the
+//! value and the reason.
 
 use core::ffi::{c_char, c_void};
 use core::ptr;
@@ -16,11 +17,12 @@ use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use crate::ngx::conf::{Invalid, args, place};
 use crate::ngx::pool;
-use crate::variables::Indexes;
+use crate::variables::{Indexes, Words};
 use crate::zone::SharedZone;
 
 mod directives;
 pub mod metrics;
+mod shift;
 mod slot;
 #[cfg(ngx_feature = "http_ssl")]
 pub mod ssl;
@@ -47,6 +49,8 @@ pub struct MainConf {
     pub targets: Vec<&'static Target>,
     /// Every block that makes lookups, likewise.
     pub locations: Vec<*mut LocationConf>,
+    /// Every `matrix_user_hash_shift`.
+    pub shifts: Vec<&'static Words>,
     /// Where each request keeps our variables.
     pub indexes: Indexes,
     /// Answers in locations with `matrix_user_hash_metrics`.
@@ -120,6 +124,7 @@ impl MainConf {
             zones: Vec::new(),
             targets: Vec::new(),
             locations: Vec::new(),
+            shifts: Vec::new(),
             indexes: Indexes::default(),
             metrics_handler: None,
         };

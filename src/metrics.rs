@@ -1,4 +1,4 @@
-//! `matrix_user_hash_metrics`: a location that answers with the figures of all zones.
+//! `matrix_user_hash_metrics`: a location that answers with the figures of all zones and shifts.
 
 use core::ptr;
 
@@ -12,9 +12,10 @@ use ngx::core::Status;
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
 
 use crate::Module;
+use crate::conf::MainConf;
 use crate::conf::metrics::Format;
-use crate::ngx::guard;
-use crate::ngx::process;
+use crate::ngx::{clock, guard, process};
+use crate::variables::Words;
 use crate::zone::now;
 
 /// nginx's content handler.
@@ -34,18 +35,19 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
             let format = Module::location_conf(&*r)
                 .and_then(|conf| conf.metrics)
                 .unwrap_or(Format::Json);
-            let (text, kind) = figures(
-                Module::main_conf(&*r).map_or(&[], |main| &main.zones),
-                format,
-            );
+            let Some(main) = Module::main_conf(&*r) else {
+                return INTERNAL_SERVER_ERROR;
+            };
+            let (text, kind) = figures(main, format);
             send(r, text.as_bytes(), kind)
         }
     })
 }
 
-/// The figures of the zones, and their Content-Type.
-fn figures(zones: &[&'static crate::zone::SharedZone], format: Format) -> (String, &'static str) {
-    let snapshots: Vec<_> = zones
+/// The figures of the zones and shifts, and their Content-Type.
+fn figures(main: &MainConf, format: Format) -> (String, &'static str) {
+    let snapshots: Vec<_> = main
+        .zones
         .iter()
         .filter_map(|shared| {
             let zone = shared.ready()?;
@@ -55,9 +57,18 @@ fn figures(zones: &[&'static crate::zone::SharedZone], format: Format) -> (Strin
             ))
         })
         .collect();
+    let moves = |words: &&'static Words| render::Moves {
+        variable: &words.variable,
+        shift: words.shift,
+        now: clock::unix_milliseconds(),
+    };
+    let shifts: Vec<_> = main.shifts.iter().map(moves).collect();
     match format {
-        Format::Json => (render::json(&snapshots), render::JSON_TYPE),
-        Format::Prometheus => (render::prometheus(&snapshots), render::PROMETHEUS_TYPE),
+        Format::Json => (render::json(&snapshots, &shifts), render::JSON_TYPE),
+        Format::Prometheus => (
+            render::prometheus(&snapshots, &shifts),
+            render::PROMETHEUS_TYPE,
+        ),
     }
 }
 

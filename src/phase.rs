@@ -48,9 +48,8 @@ fn after_panic(request: Request) -> ngx_int_t {
             local.engine.count(Counter::Panics);
             local.engine.fall_back(parts(request))
         });
-        if let Some(Some(resolution)) = fallback {
-            variables::write(request, indexes(request), &resolution, None);
-        }
+        let resolution = fallback.flatten().unwrap_or(Resolution::ANONYMOUS);
+        variables::write(request, indexes(request), &resolution, None);
     });
     Code::NGX_DECLINED.0
 }

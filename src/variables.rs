@@ -1,10 +1,13 @@
-//! The three variables, and how a request keeps them.
+//! The three variables and those of shifts, and how a request keeps them.
 //!
 //! Once a request is resolved, its variables are written into their places in `r->variables`, where they stay for the
 //! rest of its life: subrequests share that array, and an internal redirect leaves it alone. Before that, the getters
-//! give emptiness that nginx does not keep.
+//! give emptiness that nginx does not keep. The variable of a shift follows from the hash and the time of day; nginx asks
+//! for it when somebody first reads it, and keeps the answer.
 
 use matrix_user_hash_core::engine::Resolution;
+use matrix_user_hash_core::shift::Shift;
+use matrix_user_hash_core::user::UserHash;
 use nginx_sys::{
     ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
     ngx_http_variable_value_t, ngx_int_t, ngx_str_t, ngx_uint_t,
@@ -14,8 +17,8 @@ use ngx::http::HttpModuleMainConf as _;
 use ngx::ngx_string;
 
 use crate::Module;
-use crate::ngx::compat;
 use crate::ngx::request::Request;
+use crate::ngx::{clock, compat, guard};
 
 /// Where the variables are in `r->variables`, for one cycle.
 #[derive(Clone, Copy, Default)]
@@ -27,6 +30,19 @@ pub struct Indexes {
     pub forwarded_for: ngx_uint_t,
     /// nginx's `$scheme`, likewise.
     pub scheme: ngx_uint_t,
+}
+
+/// What the variable of a shift is, and when.
+#[derive(Debug)]
+pub struct Words {
+    /// The variable's name, without the `$`, in lower case.
+    pub variable: String,
+    /// What it is for those who have not moved.
+    pub old: Vec<u8>,
+    /// What it is for those who have, and for requests without a hash.
+    pub new: Vec<u8>,
+    /// Who has moved.
+    pub shift: Shift,
 }
 
 /// Adds the variables to the configuration.
@@ -52,6 +68,30 @@ pub fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
         lookup_time: ours(ngx_string!("matrix_user_hash_lookup_time"))?,
         ..Indexes::default()
     })
+}
+
+/// Adds the variable of a shift.
+///
+/// # Errors
+///
+/// nginx or another module has a variable of that name.
+pub fn add_shift(cf: &mut ngx_conf_t, words: &'static Words) -> Result<(), ngx_int_t> {
+    let mut name = ngx_str_t {
+        len: words.variable.len(),
+        data: words.variable.as_ptr().cast_mut(),
+    };
+    // SAFETY: nginx copies the name, and gives a variable of the configuration or NULL.
+    unsafe {
+        let variable = ngx_http_add_variable(cf, &raw mut name, 0).as_mut();
+        let variable = variable.ok_or(Code::NGX_ERROR.0)?;
+        if variable.get_handler.is_some() || variable.set_handler.is_some() {
+            return Err(Code::NGX_ERROR.0);
+        }
+        variable.get_handler = Some(shifted);
+        variable.data = core::ptr::from_ref(words).addr();
+    }
+    // So that each request keeps what it was told first.
+    index(cf, name).map(|_| ())
 }
 
 /// Finds nginx's own variables that lookups pass on. Only where there are lookups: an nginx without its proxy module does
@@ -92,6 +132,41 @@ unsafe extern "C" fn unresolved(
 }
 
 static EMPTY: [u8; 1] = [0];
+
+/// The getter of a shift's variable: asked until there is something to give.
+unsafe extern "C" fn shifted(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    data: usize,
+) -> ngx_int_t {
+    // SAFETY: nginx passes the live request, and what `add_shift` gave it, which lives as long as the cycle.
+    let (request, words) = unsafe { (Request::from_ptr(r), &*(data as *const Words)) };
+    match guard::guard(None, || word(request, words)) {
+        Some(word) => {
+            // SAFETY: nginx passes the place of the variable.
+            fill(unsafe { &mut *value }, word.as_ptr(), word.len());
+            Code::NGX_OK.0
+        }
+        // SAFETY: nginx's arguments, passed on.
+        None => unsafe { unresolved(r, value, data) },
+    }
+}
+
+/// What the variable of a shift is for a request; `None` before it is resolved.
+fn word(request: Request, words: &'static Words) -> Option<&'static [u8]> {
+    let indexes = indexes(request);
+    compat::variable_bytes(request.variable_slot(indexes.status))?;
+    let hash = compat::variable_bytes(request.variable_slot(indexes.hash)).unwrap_or_default();
+    let has_moved = match hash.try_into() {
+        Ok(digits) => {
+            let user = UserHash::from_hex(digits);
+            words.shift.has_moved(user, clock::unix_milliseconds())
+        }
+        // A request without a hash goes round: it may begin at once.
+        Err(_) => true,
+    };
+    Some(if has_moved { &words.new } else { &words.old })
+}
 
 /// Where this cycle's requests keep our variables.
 pub fn indexes<'c>(request: Request) -> &'c Indexes {

@@ -83,6 +83,15 @@ impl UserHash {
         digits
     }
 
+    /// The hash whose digits [`Self::hex`] gave. Other bytes than lower-case hex digits give some hash.
+    pub fn from_hex(digits: &[u8; 16]) -> Self {
+        let (high, low) = digits.split_at(8);
+        let bits = |eight: &[u8]| {
+            of_eight_digits(u64::from_be_bytes(eight.try_into().unwrap_or_default()))
+        };
+        Self(bits(high) << 32 | bits(low))
+    }
+
     /// As [`Self::to_bits`] gave it.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -115,6 +124,17 @@ pub enum Masquerade {
     Maybe,
     /// It has no device and was asked to speak for another user, and did not: an admin-minted token.
     Never,
+}
+
+/// The inverse of [`eight_digits`].
+fn of_eight_digits(digits: u64) -> u64 {
+    // `a` is 0x61: its lower four bits are 1, where 10 is meant. Bit 6 tells letters from digits.
+    let letters = digits >> 6 & 0x0101_0101_0101_0101;
+    let mut bits = (digits & 0x0f0f_0f0f_0f0f_0f0f) + letters * 9;
+    // Halves the distance of the nibbles three times. What a nibble leaves behind is cut off.
+    bits = (bits >> 4 | bits) & 0x00ff_00ff_00ff_00ff;
+    bits = (bits >> 8 | bits) & 0x0000_ffff_0000_ffff;
+    (bits >> 16 | bits) & 0xffff_ffff
 }
 
 #[cfg(test)]
@@ -184,6 +204,7 @@ mod tests {
         fn hex_is_how_the_standard_library_prints_the_bits(bits: u64) {
             let hash = UserHash::from_bits(bits);
             prop_assert_eq!(hash.to_bits(), bits);
+            prop_assert_eq!(UserHash::from_hex(&hash.hex()), hash);
             prop_assert_eq!(hash.hex().to_vec(), format!("{bits:016x}").into_bytes());
         }
     }

@@ -5,9 +5,10 @@ use core::mem::offset_of;
 use core::ptr;
 
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
-    NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF,
-    NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t, ngx_str_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE4, NGX_CONF_TAKE5,
+    NGX_CONF_TAKE12, NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t,
+    ngx_str_t, ngx_uint_t,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{ngx_conf_set_str_slot, ngx_http_set_complex_value_slot};
@@ -16,7 +17,7 @@ use ngx::ngx_string;
 use super::slot::{self, Setting};
 #[cfg(ngx_feature = "http_ssl")]
 use super::ssl;
-use super::{LocationConf, Pass, metrics, target, upstream, valid, zone};
+use super::{LocationConf, Pass, metrics, shift, target, upstream, valid, zone};
 
 /// `http`, `server` and `location`.
 const ANYWHERE: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
@@ -68,6 +69,7 @@ macro_rules! directives {
 directives! {
     handlers {
         "matrix_user_hash_zone", HTTP, NGX_CONF_TAKE123, zone::set;
+        "matrix_user_hash_shift", HTTP, NGX_CONF_TAKE4 | NGX_CONF_TAKE5, shift::set;
         "matrix_user_hash_metrics", LOCATION, NGX_CONF_NOARGS | NGX_CONF_TAKE1, metrics::set;
     }
     settings {

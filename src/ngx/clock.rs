@@ -12,3 +12,13 @@ pub fn unix_seconds() -> u64 {
     // SAFETY: nginx keeps its cached time up to date (ngx_time_update).
     u64::try_from(unsafe { (*nginx_sys::ngx_cached_time).sec }).unwrap_or(0)
 }
+
+/// The time of day, in milliseconds since 1970.
+pub fn unix_milliseconds() -> u64 {
+    // SAFETY: nginx keeps its cached time up to date (ngx_time_update).
+    let (seconds, milliseconds) = unsafe {
+        let time = &*nginx_sys::ngx_cached_time;
+        (time.sec, time.msec)
+    };
+    u64::try_from(seconds).unwrap_or(0) * 1000 + milliseconds as u64
+}

@@ -68,6 +68,18 @@ pub fn fill_variable(value: &mut ngx_http_variable_value_t, data: *const u8, len
     value.data = data.cast_mut();
 }
 
+/// The bytes that [`fill_variable`] gave a variable; `None` if it has no value.
+///
+/// nginx-sys reads bitfields bit by bit as well.
+pub fn variable_bytes(value: &ngx_http_variable_value_t) -> Option<&[u8]> {
+    let value = core::ptr::from_ref(value).cast::<bound::ngx_http_variable_value_t>();
+    // SAFETY: both types are bindings of the same C structure; a variable that is valid has `len` bytes behind `data`.
+    unsafe {
+        let is_set = (*value).valid() != 0 && !(*value).data.is_null();
+        is_set.then(|| core::slice::from_raw_parts((*value).data, (*value).len() as usize))
+    }
+}
+
 /// Takes a request that `ngx_http_create_request` has counted out of `stub_status` again, where it would be one more that
 /// was made, and one that is being read: it is no client's.
 ///

@@ -92,6 +92,13 @@ pub struct Resolution {
 }
 
 impl Resolution {
+    /// No token that Synapse would accept.
+    pub const ANONYMOUS: Self = Self {
+        hash: None,
+        status: Status::Anonymous,
+        refresh: None,
+    };
+
     fn user(hash: UserHash, status: Status, question: Question) -> Self {
         Self {
             hash: Some(hash),
@@ -122,11 +129,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
     pub fn arrive(&mut self, parts: Parts<'_>, terms: &Terms, now: Millis) -> Step {
         let mut scratch = core::mem::take(&mut self.scratch);
         let step = match parts.token(&mut scratch) {
-            None => Step::Done(Resolution {
-                hash: None,
-                status: Status::Anonymous,
-                refresh: None,
-            }),
+            None => Step::Done(Resolution::ANONYMOUS),
             Some(token) => {
                 let key = self.zone.secret().token(&token);
                 match self.known_of(&key, terms, now) {
