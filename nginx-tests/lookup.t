@@ -30,6 +30,8 @@ my $nginx = MatrixUserHash::Instance->start(http => <<'.', server => <<'..');
         location /backup { matrix_user_hash http://backup; proxy_pass http://sync_workers; }
         location /bind { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_bind 127.0.0.2; proxy_pass http://sync_workers; }
         location /alive { matrix_user_hash http://$TEST_NGINX_WHOAMI; matrix_user_hash_socket_keepalive on; proxy_pass http://sync_workers; }
+        location /remote { matrix_user_hash_forwarded_for $remote_addr; matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://sync_workers; }
+        location /written { matrix_user_hash_forwarded_for "$http_x_mine"; matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://sync_workers; }
         location /real { set_real_ip_from 127.0.0.1; real_ip_header X-Real; matrix_user_hash http://$TEST_NGINX_WHOAMI; proxy_pass http://sync_workers; }
 ..
 my $port = $nginx->port;
@@ -139,5 +141,13 @@ is((asked('/alive', fresh()))[2]{headers}{'x-status'}, 'MISS', 'matrix_user_hash
 
 is_deeply([grep { !/connect\(\) failed|upstream server temporarily disabled|no connection to any of its servers|body is buffered/ } $nginx->complaints], [],
     'the log complains of the refused connections only');
+
+for (['/sync', '203.0.113.7, 127.0.0.1', 'the default goes on with the client\'s list'], ['/remote', '127.0.0.1', '$remote_addr leaves it out'],
+    ['/written', '198.51.100.3', 'a header'], ['/written', '127.0.0.1', 'an empty value is the client\'s address', ''],
+    ['/written', '127.0.0.1', '… and so is one that cannot be in a header', "caf\xe9"]) {
+    my ($path, $expected, $title, $mine) = @$_;
+    my ($raw) = asked($path, fresh(), 'X-Forwarded-For: 203.0.113.7', 'X-Mine: ' . ($mine // '198.51.100.3'));
+    is(join('|', values_of($raw, 'X-Forwarded-For')), $expected, "matrix_user_hash_forwarded_for: $title");
+}
 
 done_testing();

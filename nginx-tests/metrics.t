@@ -28,7 +28,8 @@ my $nginx = MatrixUserHash::Instance->start(workers => 2, listen => 'reuseport',
         location /hang { matrix_user_hash http://$TEST_NGINX_WHOAMI/hang/whoami zone=users; matrix_user_hash_timeout 200ms; matrix_user_hash_read_timeout 400ms; proxy_pass http://sync_workers; }
         location = /json { matrix_user_hash_metrics json; }
         location = /default { matrix_user_hash_metrics; }
-        location = /prometheus { matrix_user_hash_metrics prometheus; }
+        location = /prometheus { matrix_user_hash_metrics prometheus; if ($arg_x) { add_header X-If 1; } }
+        location = /page.shtml { ssi on; ssi_types *; root html; }
 ..
 my $port = $nginx->port;
 my $n    = 0;
@@ -152,6 +153,16 @@ SKIP: {
     sleep 0.5;
     my $after = figures();
     is_deeply([map { $after->{$_} } qw(hit miss anonymous)], [map { $before->{$_} } qw(hit miss anonymous)], 'the counters survive the death of a worker process');
+}
+
+{
+    my $got = get($port, '/prometheus?x=1');
+    like("$got->{headers}{'x-if'} $got->{headers}{'content-type'} $got->{body}", qr{^1 text/plain.*# HELP }s, 'within an "if" the figures keep their format');
+    open my $page, '>', $nginx->root . '/html/page.shtml' or die $!;
+    print $page 'BEFORE <!--#include virtual="/json" --> AFTER';
+    close $page;
+    $got = get($port, '/page.shtml');
+    like($got->{body}, qr/^BEFORE \{.*\}\s* AFTER$/s, 'a page that includes them (SSI) goes on behind them');
 }
 
 done_testing();

@@ -117,6 +117,22 @@ sub shared_memory {
     return $all;
 }
 
+# The worker's memory that is its own.
+sub private_memory {
+    no warnings 'portable';    # addresses have more than 32 bits
+    my ($pid) = @_;
+    open my $maps, '<', "/proc/$pid/maps" or die "maps: $!";
+    open my $mem, '<:raw', "/proc/$pid/mem" or die "mem: $!";
+    my $all = '';
+    while (<$maps>) {
+        my ($from, $to) = /^([0-9a-f]+)-([0-9a-f]+) rw-p.*(?:\[heap\]|0 *$)/ or next;
+        sysseek $mem, hex $from, 0;
+        my $n = sysread $mem, my $part, hex($to) - hex $from;
+        $all .= $part if $n;
+    }
+    return $all;
+}
+
 my $beginning = substr token('alice/phone'), 0, 11;
 for my $style (qw(header query encoded)) {
     @tokens = ();
@@ -172,6 +188,28 @@ for my $style (qw(header query encoded)) {
     }
     cmp_ok(scalar keys %{ $shapes{0} }, '>', 0, 'at debug level nginx\'s own lines hold the client\'s token');
     is_deeply([grep { !$shapes{0}{$_} } sort keys %{ $shapes{1} }], [], '… and no other line does because of us');
+}
+
+# A token that came percent-encoded: nginx has it encoded, so that whatever holds it decoded is the module's.
+SKIP: {
+    skip 'the memory is valgrind\'s', 1 if $ENV{TEST_NGINX_USE_VALGRIND};
+    my $heap = MatrixUserHash::Instance->start(http => 'upstream kept { server $TEST_NGINX_WHOAMI; keepalive 4; }', server => <<'.');
+        location /sync { matrix_user_hash http://kept; proxy_pass http://sync_workers; }
+        location /dead { matrix_user_hash http://$TEST_NGINX_DEAD; proxy_pass http://sync_workers; }
+        location /hang { matrix_user_hash http://$TEST_NGINX_WHOAMI/hang/whoami; matrix_user_hash_timeout 300ms; proxy_pass http://sync_workers; }
+.
+    my $at = $heap->port;
+    my @decoded = map { secret($_) } (('alice') x 20, ('revoked') x 5);
+    for my $token (@decoded, secret('dead'), secret('hang')) {
+        my $encoded = join '', map { sprintf '%%%02X', ord } split //, $token;
+        my $path = $token =~ /^syt_ZGVhZ/ ? '/dead' : $token =~ /^syt_aGFuZ/ ? '/hang' : '/sync';
+        get($at, "$path?access_token=$encoded", undef) for 1 .. 2;
+    }
+    my ($pid) = `ps -o pid= --ppid $heap->{pid}` =~ /(\d+)/;
+    my $private = private_memory($pid);
+    cmp_ok(length $private, '>', 100_000, 'the memory of a worker');
+    my @found = grep { my $tail = substr $_, -30; index($private, $tail) >= 0 } @tokens;
+    is(scalar(@found), 0, '… has no token after its request');
 }
 
 done_testing();

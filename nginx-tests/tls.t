@@ -46,10 +46,21 @@ commonName = supplied
         quiet("openssl ca -batch -config $pki/ca.cnf -cert $pki/ca.pem -keyfile $pki/ca.key -in $pki/$name.csr -out $pki/$name.pem -notext "
             . ($dates || '-days 30'));
     }
+    # A chain as the commonest authorities have it: two intermediates between the root and the server.
+    my ($issuer, $key) = ("$pki/ca.pem", "$pki/ca.key");
+    for (['first', 'First intermediate'], ['second', 'Second intermediate']) {
+        my ($name, $subject) = @$_;
+        quiet("openssl req -new -newkey rsa:2048 -nodes -keyout $pki/$name.key -out $pki/$name.csr -subj '/CN=$subject' -addext basicConstraints=critical,CA:TRUE");
+        quiet("openssl ca -batch -config $pki/ca.cnf -cert $issuer -keyfile $key -in $pki/$name.csr -out $pki/$name.pem -notext -days 30");
+        ($issuer, $key) = ("$pki/$name.pem", "$pki/$name.key");
+    }
+    quiet("openssl req -new -newkey rsa:2048 -nodes -keyout $pki/chain.key -out $pki/chain.csr -subj /CN=matrix.example.org -addext subjectAltName=DNS:matrix.example.org");
+    quiet("openssl ca -batch -config $pki/ca.cnf -cert $issuer -keyfile $key -in $pki/chain.csr -out $pki/leaf.pem -notext -days 30");
+    quiet("cat $pki/leaf.pem $pki/second.pem $pki/first.pem > $pki/chain.pem");
     quiet("openssl req -x509 -newkey rsa:2048 -nodes -keyout $pki/self.key -out $pki/self.pem -days 30 -subj /CN=matrix.example.org -addext subjectAltName=DNS:matrix.example.org");
 }
 
-my %port = (good => free_port(1), wrong => free_port(2), expired => free_port(3), self => free_port(4));
+my %port = (good => free_port(1), wrong => free_port(2), expired => free_port(3), self => free_port(4), chain => free_port(5));
 my $homeservers = join '', map { <<"." } sort keys %port;
     server {
         listen 127.0.0.1:$port{$_} ssl;
@@ -104,6 +115,8 @@ my $nginx = MatrixUserHash::Instance->start(http => $homeservers . <<"..", serve
         location /no-sni { matrix_user_hash https://nameless; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_server_name off; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
         location /kept { matrix_user_hash https://kept; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
         location /tls12 { matrix_user_hash https://old; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_protocols TLSv1.2; matrix_user_hash_ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
+        location /depth1 { matrix_user_hash https://chain.example; matrix_user_hash_ssl_verify_depth 1; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
+        location /depth2 { matrix_user_hash https://chain.example; matrix_user_hash_ssl_verify_depth 2; matrix_user_hash_ssl_name matrix.example.org; matrix_user_hash_ssl_trusted_certificate $pki/ca.pem; proxy_pass http://sync_workers; }
         location /plain { matrix_user_hash http://127.0.0.1:$port{good}; proxy_pass http://sync_workers; }
 ...
 my $port = $nginx->port;
@@ -136,6 +149,9 @@ is(outcome('/no-sni'), '200 MISS alice asked 1', 'matrix_user_hash_ssl_server_na
 like(seen(), qr/^ TLSv1/, '… sends no name');
 is(outcome('/tls12'), '200 MISS alice asked 1', 'matrix_user_hash_ssl_protocols and _ciphers');
 like(seen(), qr/TLSv1\.2/, '… are kept to');
+is(outcome('/chain'), '200 MISS alice asked 1', 'a chain with two intermediates');
+is(outcome('/depth2'), '200 MISS alice asked 1', '… also with matrix_user_hash_ssl_verify_depth 2');
+is(outcome('/depth1'), '200 ERROR token asked 0', '… and not with 1');
 is(outcome('/plain'), '200 ERROR token asked 0', 'http:// to a TLS port is an error');
 is(outcome('/kept'), '200 MISS alice asked 1', 'a group with keepalive') for 1 .. 3;
 

@@ -10,12 +10,13 @@ use core::ptr;
 
 use matrix_user_hash_core::engine::Terms;
 use nginx_sys::{
-    ngx_conf_t, ngx_http_handler_pt, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t,
-    ngx_int_t, ngx_uint_t,
+    ngx_conf_t, ngx_http_complex_value_t, ngx_http_handler_pt, ngx_http_upstream_conf_t,
+    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_uint_t,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use crate::ngx::conf::{Invalid, args, place};
+use crate::ngx::guard;
 use crate::ngx::pool;
 use crate::variables::{Indexes, Words};
 use crate::zone::SharedZone;
@@ -104,6 +105,8 @@ pub struct LocationConf {
     pub timeout: ngx_uint_t,
     /// `matrix_user_hash_max_lookups`.
     pub max_lookups: ngx_int_t,
+    /// `matrix_user_hash_forwarded_for`; NULL for nginx's `$proxy_add_x_forwarded_for`.
+    pub forwarded_for: *mut ngx_http_complex_value_t,
     /// `matrix_user_hash_metrics`.
     pub metrics: Option<Format>,
     /// What `matrix_user_hash_ssl_*` say.
@@ -118,19 +121,24 @@ impl MainConf {
     ///
     /// `cf` is the configuration that nginx is reading.
     pub unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
-        let conf = Self {
-            #[cfg(feature = "other-layout")]
-            other: [u64::MAX; 64],
-            zones: Vec::new(),
-            targets: Vec::new(),
-            locations: Vec::new(),
-            shifts: Vec::new(),
-            indexes: Indexes::default(),
-            metrics_handler: None,
+        // The first of our code that a cycle runs.
+        guard::install_hook();
+        let create = || {
+            let conf = Self {
+                #[cfg(feature = "other-layout")]
+                other: [u64::MAX; 64],
+                zones: Vec::new(),
+                targets: Vec::new(),
+                locations: Vec::new(),
+                shifts: Vec::new(),
+                indexes: Indexes::default(),
+                metrics_handler: None,
+            };
+            // SAFETY: `cf` is live.
+            unsafe { pool::adopt((*cf).pool, conf) }
+                .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
         };
-        // SAFETY: `cf` is live.
-        unsafe { pool::adopt((*cf).pool, conf) }
-            .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
+        guard::guard(ptr::null_mut(), create)
     }
 
     /// The zone of that name, if it was declared.
@@ -179,23 +187,27 @@ impl LocationConf {
     ///
     /// `cf` is the configuration that nginx is reading.
     pub unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
-        let mut conf = Self {
-            own_upstream: upstream::new(),
-            upstream: ptr::null_mut(),
-            pass: Setting::UNSET,
-            retry_on: 0,
-            valid: Setting::UNSET,
-            stale: Setting::UNSET,
-            timeout: Setting::UNSET,
-            max_lookups: Setting::UNSET,
-            metrics: None,
-            #[cfg(ngx_feature = "http_ssl")]
-            ssl: ssl::Settings::new(),
+        let create = || {
+            let mut conf = Self {
+                own_upstream: upstream::new(),
+                upstream: ptr::null_mut(),
+                pass: Setting::UNSET,
+                retry_on: 0,
+                valid: Setting::UNSET,
+                stale: Setting::UNSET,
+                timeout: Setting::UNSET,
+                max_lookups: Setting::UNSET,
+                forwarded_for: Setting::UNSET,
+                metrics: None,
+                #[cfg(ngx_feature = "http_ssl")]
+                ssl: ssl::Settings::new(),
+            };
+            conf.unset();
+            // SAFETY: `cf` is live.
+            unsafe { pool::adopt((*cf).pool, conf) }
+                .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
         };
-        conf.unset();
-        // SAFETY: `cf` is live.
-        unsafe { pool::adopt((*cf).pool, conf) }
-            .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
+        guard::guard(ptr::null_mut(), create)
     }
 
     /// Fills what a block leaves unset from the enclosing one, or by default.
@@ -211,14 +223,16 @@ impl LocationConf {
         // SAFETY: nginx calls with two different blocks of ours, and nothing else refers to them.
         let (cf, outer, inner) =
             unsafe { (&mut *cf, &*outer.cast::<Self>(), &mut *inner.cast::<Self>()) };
-        match inner.inherit(cf, outer) {
+        guard::guard(NGX_CONF_ERROR, || match inner.inherit(cf, outer) {
             Ok(()) => NGX_CONF_OK,
             Err(Invalid) => NGX_CONF_ERROR,
-        }
+        })
     }
 
     fn inherit(&mut self, cf: &mut ngx_conf_t, outer: &Self) -> Result<(), Invalid> {
         let inherits = self.pass.is_unset();
+        // An `if` in the location has the handler of the location, which asks it for the format.
+        self.metrics = self.metrics.or(outer.metrics);
         let shares = inherits && !outer.upstream.is_null() && self.adds_nothing_upstream();
         self.inherit_settings(outer);
         upstream::tidy(&mut self.own_upstream);

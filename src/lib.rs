@@ -101,7 +101,6 @@ fn main_conf(cf: &mut ngx_conf_t) -> &'static mut MainConf {
 /// Before the configuration is read: the variables.
 unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard::guard(Status::NGX_ERROR.0, || {
-        guard::install_hook();
         // SAFETY: nginx passes the configuration that it begins to read.
         let cf = unsafe { &mut *cf };
         match variables::add(cf) {

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use matrix_user_hash_core::engine::Job;
 use matrix_user_hash_core::shm::throttle::Notice;
 use matrix_user_hash_core::whoami::{FailureKind, LookupError, LookupResult, Response};
+use matrix_user_hash_core::wipe::Wiped;
 use nginx_sys::{
-    ngx_connection_t, ngx_event_t, ngx_http_connection_t, ngx_http_create_request,
+    ngx_buf_t, ngx_connection_t, ngx_event_t, ngx_http_connection_t, ngx_http_create_request,
     ngx_http_free_request, ngx_http_log_ctx_t, ngx_http_post_subrequest_t, ngx_http_request_t,
     ngx_http_upstream_handler_pt, ngx_int_t, ngx_log_t, ngx_recv_pt,
 };
@@ -47,6 +48,9 @@ mod upstream;
 /// A homeserver that did not answer within that time has failed; one that had less, because the request had not more left
 /// or the operator gives it less, has not.
 const FAIR: Duration = Duration::from_millis(250);
+
+/// How often a lookup looks whether the worker's time to shut down is over, in milliseconds.
+const TICK: u64 = 200;
 
 /// A lookup that is to be sent.
 pub struct Order {
@@ -93,7 +97,13 @@ struct Lookup {
     /// The main request; NULL once it is freed.
     request: *mut ngx_http_request_t,
     /// The request's bytes, until they are handed to the upstream.
-    bytes: Vec<u8>,
+    bytes: Wiped,
+    /// Where nginx has them: overwritten when the lookup ends.
+    sent: *const ngx_buf_t,
+    /// The subrequest.
+    child: *mut ngx_http_request_t,
+    /// Copies of the location's further logs, where their levels are changed.
+    logs: Vec<ngx_log_t>,
     /// The user that an application service asks for.
     asked: Option<String>,
     #[cfg(feature = "faults")]
@@ -151,6 +161,9 @@ impl Lookup {
                 done: mem::zeroed(),
                 request: ptr::null_mut(),
                 bytes: question.bytes,
+                sent: ptr::null(),
+                child: ptr::null_mut(),
+                logs: Vec::new(),
                 asked: question.asked,
                 #[cfg(feature = "faults")]
                 agent: question.agent,
@@ -223,10 +236,11 @@ impl Lookup {
                 return Err(Self::cancel(lookup));
             };
             (*child).loc_conf = location;
+            (*lookup).child = child;
             (*child).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
             (*child).write_event_handler = Some(upstream::run);
             if let Some(alarm) = &(*lookup).deadline {
-                alarm.set(usize::try_from(deadline.max(1)).unwrap_or(1));
+                alarm.set(pause(deadline));
             }
             log::debug!(
                 &raw mut (*lookup).log,
@@ -246,6 +260,7 @@ impl Lookup {
         // SAFETY: the caller vouches that nothing refers to it; `create` made the box, with an order.
         unsafe {
             if !(*lookup).request.is_null() {
+                memory::wipe_buffer((*lookup).sent);
                 ngx_http_free_request((*lookup).request, 0);
             }
             let mut lookup = Box::from_raw(lookup);
@@ -277,6 +292,7 @@ impl Lookup {
             let Some(order) = (*lookup).order.take() else {
                 return;
             };
+            memory::wipe_buffer((*lookup).sent);
             ngx_http_free_request((*lookup).request, 0);
             (*lookup).request = ptr::null_mut();
             (*lookup).deadline = None;
@@ -334,6 +350,21 @@ impl Lookup {
         kind.to_string().into()
     }
 
+    /// Whether `worker_shutdown_timeout` is over: nginx has marked every connection of the worker, and would wait for those
+    /// of lookups all the same (`ngx_shutdown_timer_handler`).
+    ///
+    /// # Safety
+    ///
+    /// `child` is the subrequest of a lookup that was not concluded.
+    unsafe fn is_abandoned(child: *const ngx_http_request_t) -> bool {
+        // SAFETY: the caller's; an upstream's connection is live.
+        unsafe {
+            let upstream = (*child).upstream.as_ref();
+            let connection = upstream.and_then(|upstream| upstream.peer.connection.as_ref());
+            nginx_sys::ngx_exiting != 0 && connection.is_some_and(|found| found.close() != 0)
+        }
+    }
+
     /// What a complete response says.
     fn judge(&mut self, response: &Response<'_>) -> LookupResult {
         #[cfg(feature = "faults")]
@@ -359,14 +390,27 @@ unsafe extern "C" fn concluded(parent: *mut ngx_http_request_t) {
     });
 }
 
-/// The lookup's time is up.
+/// How long to wait until a lookup is looked after, in milliseconds, with so much time left.
+fn pause(left: u64) -> usize {
+    usize::try_from(left.clamp(1, TICK)).unwrap_or(1)
+}
+
+/// The lookup's time may be up.
 unsafe fn overdue(subject: *mut c_void, _why: Ring) {
     guard::guard((), || {
         let lookup = subject.cast::<Lookup>();
         // SAFETY: the alarm is dropped when the lookup concludes.
         unsafe {
             if let Some(order) = &mut (*lookup).order {
-                order.is_fair = order.sent.elapsed() >= FAIR;
+                let left = order.job.deadline.since(now());
+                let ends = Lookup::is_abandoned((*lookup).child);
+                if left > 0 && !ends {
+                    if let Some(alarm) = &(*lookup).deadline {
+                        alarm.set(pause(left));
+                    }
+                    return;
+                }
+                order.is_fair = !ends && order.sent.elapsed() >= FAIR;
                 (*lookup).overdue = order.is_fair;
             }
             (*lookup).report.get_or_insert(failed(FailureKind::Timeout));

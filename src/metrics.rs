@@ -102,7 +102,9 @@ unsafe fn send(r: *mut ngx_http_request_t, body: &[u8], kind: &'static str) -> n
         }
         ptr::copy_nonoverlapping(body.as_ptr(), (*buffer).last, body.len());
         (*buffer).last = (*buffer).last.add(body.len());
-        (*buffer).set_last_buf(1);
+        // In a subrequest (SSI) the page goes on behind it.
+        (*buffer).set_last_buf(((*r).main == r).into());
+        (*buffer).set_last_in_chain(1);
         (*link).buf = buffer;
         (*link).next = ptr::null_mut();
         ngx_http_output_filter(r, link)

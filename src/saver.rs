@@ -6,6 +6,7 @@
 use core::cell::RefCell;
 use core::ffi::c_void;
 use core::{mem, ptr};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -55,10 +56,25 @@ pub fn start(main: &MainConf) {
     }
     // SAFETY: `interval` guards itself and has no subject; the log is renewed at each ring.
     if let Some(alarm) = unsafe { Alarm::new(log::cycle_log(), true, interval, ptr::null_mut()) } {
-        alarm.set(EVERY);
+        alarm.set(first(main));
         let running = Vec::new();
         SAVER.set(Some(Saver { alarm, running }));
     }
+}
+
+/// How long the first save can wait, in milliseconds. The files tell when the last was, perhaps that of a worker before a
+/// reload: with reloads more often than once in [`EVERY`], nothing would be saved otherwise.
+fn first(main: &MainConf) -> usize {
+    const SOON: usize = 1000;
+    let files = main.zones.iter().filter_map(|zone| zone.state.as_ref());
+    let left = files.map(|file| {
+        let written = fs::metadata(file).and_then(|found| found.modified());
+        match written.map(|written| written.elapsed().unwrap_or_default().as_millis()) {
+            Ok(age) => EVERY.saturating_sub(usize::try_from(age).unwrap_or(EVERY)),
+            Err(_) => 0,
+        }
+    });
+    left.min().unwrap_or(EVERY).max(SOON)
 }
 
 /// The interval is over.
@@ -151,8 +167,8 @@ fn complain(zone: &str, path: &Path, error: &io::Error) {
     if due {
         log::warning!(
             log::cycle_log(),
-            "matrix_user_hash: zone \"{zone}\": cannot write state file \"{}\": {error}; its directory must be writable \
-             for the user that nginx's workers run as",
+            "matrix_user_hash: zone \"{zone}\": cannot write state file \"{}\": {error}; its directory, or the file if it \
+             is a mount of its own, must be writable for the user that nginx's workers run as",
             path.display()
         );
     }

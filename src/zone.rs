@@ -9,7 +9,10 @@ use core::cell::{Cell, RefCell};
 use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::AtomicU64;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use matrix_user_hash_core::key::Secret;
 use matrix_user_hash_core::shm::zone::Zone;
@@ -29,7 +32,6 @@ use crate::ngx::conf::Invalid;
 use crate::ngx::guard;
 use crate::ngx::log;
 use crate::ngx::pool;
-use crate::ngx::process::is_alive;
 
 /// The zone of a `matrix_user_hash` that names none.
 pub const DEFAULT_ZONE: &str = "matrix_user_hash";
@@ -195,19 +197,9 @@ impl SharedZone {
     /// Reads the state file, if there is one. Whatever is wrong with it, the zone is empty then, and says so once.
     fn restore(&self, zone: &Zone<'static>) {
         let Some(path) = &self.state else { return };
-        state::sweep(path, is_alive);
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-            Err(error) => {
-                log::warning!(
-                    log::cycle_log(),
-                    "matrix_user_hash: zone \"{}\" starts empty: cannot read state file \"{}\": {error}",
-                    self.name,
-                    path.display()
-                );
-                return;
-            }
+        state::sweep(path);
+        let Some(bytes) = self.read_state() else {
+            return;
         };
         match state::load(&bytes, zone, now(), clock::unix_seconds(), self.inactive) {
             Ok(entries) => log::notice!(
@@ -225,12 +217,46 @@ impl SharedZone {
         }
     }
 
+    /// The bytes of the state file; `None` if there is none, or if it cannot be read, which is said.
+    fn read_state(&self) -> Option<Vec<u8>> {
+        let path = self.state.as_ref()?;
+        match read_file(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    log::warning!(
+                        log::cycle_log(),
+                        "matrix_user_hash: zone \"{}\" starts empty: cannot read state file \"{}\": {error}",
+                        self.name,
+                        path.display()
+                    );
+                }
+                None
+            }
+        }
+    }
+
     /// What writes the state file, if the zone has one; it may run in any thread.
     pub fn save_job(&self) -> Option<impl FnOnce() -> std::io::Result<()> + Send + 'static> {
         let (path, zone) = (self.state.clone()?, self.ready()?);
         let (now, unix_seconds) = (now(), clock::unix_seconds());
-        Some(move || state::write_atomically(&path, &state::encode(&zone, now, unix_seconds)?))
+        Some(move || state::write_file(&path, &state::encode(&zone, now, unix_seconds)?))
     }
+}
+
+/// All of a regular file. What would keep the reader waiting, such as a pipe, is refused.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The memory that nginx's slab pool has for us.
@@ -280,6 +306,12 @@ unsafe extern "C" fn init(shared: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx
     guard::guard(Status::NGX_ERROR.0, || {
         // SAFETY: nginx calls with the zone that `declare` filled in.
         let (shared, zone) = unsafe { (&*shared, &*(*shared).data.cast::<SharedZone>()) };
+        // SAFETY: nginx sets it before it reads the configuration.
+        if unsafe { nginx_sys::ngx_test_config } != 0 {
+            // `nginx -t`: the memory is given back at once, and touching all of it would take as much of the machine.
+            zone.read_state();
+            return Status::NGX_OK.0;
+        }
         match zone.set_up(shared, previous(&zone.name)) {
             Ok(()) => Status::NGX_OK.0,
             Err(reason) => {

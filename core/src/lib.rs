@@ -23,3 +23,4 @@ pub mod time;
 pub mod token;
 pub mod user;
 pub mod whoami;
+pub mod wipe;

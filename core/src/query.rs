@@ -23,6 +23,8 @@ pub fn first<'a>(args: &'a [u8], name: &[u8], scratch: &'a mut Vec<u8>) -> Optio
         return Some(value);
     }
     scratch.clear();
+    // It may be a token, so it must not grow on the way: that would leave a part behind in memory that is freed.
+    scratch.reserve(value.len());
     scratch.extend(Decode(value));
     Some(scratch)
 }

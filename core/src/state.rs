@@ -5,7 +5,7 @@
 //! zone stays as it is: a cache may start empty, it may not start wrong.
 //!
 //! Like shared memory it holds keyed digests of tokens and hashes of users, and the secret that the digests are made
-//! with: a token is needed to find its entry, and none can be read from it. [`write_atomically`] gives it mode 0600.
+//! with: a token is needed to find its entry, and none can be read from it. [`write_file`] gives it mode 0600.
 //!
 //! | bytes | content, integers little-endian |
 //! |---|---|
@@ -22,9 +22,11 @@
 //! Ages, not times: the monotonic clock begins anew with the machine. The wall clock only adds the time between.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -124,8 +126,33 @@ pub fn load(
 
 /// Writes a file that is whole or not there: beside it under another name, with mode 0600, to the disk, then renamed.
 ///
-/// It blocks until the disk has it. The directory must be writable for the process.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A file that cannot be replaced, because it is a mount of its own or nothing can be made beside it, is written over. If
+/// that is interrupted, the file is damaged, and the next [`load`] says so. Behind a symbolic link, the file that it leads to
+/// is written. What is no regular file is left alone.
+///
+/// It blocks until the disk has it.
+///
+/// # Errors
+///
+/// The file could be neither replaced nor written over, for the reason of the former.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let Ok(found) = fs::metadata(path) else {
+        return replace(path, bytes);
+    };
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let path = fs::canonicalize(path)?;
+    replace(&path, bytes).or_else(|error| match error.kind() {
+        ErrorKind::ResourceBusy
+        | ErrorKind::CrossesDevices
+        | ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem => overwrite(&path, bytes).map_err(|_| error),
+        _ => Err(error),
+    })
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_name(path)?;
     let written = create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -145,8 +172,19 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what writers that were killed left beside the file; `alive` tells whether a process exists.
-pub fn sweep(path: &Path, alive: impl Fn(u32) -> bool) {
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
+}
+
+/// How old a temporary file is that nobody writes any more: it takes seconds.
+const LEFT_BEHIND: Duration = Duration::from_secs(600);
+
+/// Removes what writers that were killed left beside the file. By its age, not by the writer's process id: containers that
+/// share a folder have process ids of their own.
+pub fn sweep(path: &Path) {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return;
     };
@@ -155,13 +193,16 @@ pub fn sweep(path: &Path, alive: impl Fn(u32) -> bool) {
     };
     for entry in entries.flatten() {
         let found = entry.file_name();
-        let rest = found
+        let unique = found
             .as_encoded_bytes()
-            .strip_prefix(name.as_encoded_bytes());
-        let pid = rest
-            .and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".tmp"))
-            .and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok());
-        if pid.is_some_and(|pid| !alive(pid)) {
+            .strip_prefix(name.as_encoded_bytes())
+            .and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".tmp"));
+        let is_ours = unique.is_some_and(|unique| {
+            unique.len() == UNIQUE && unique.iter().all(u8::is_ascii_hexdigit)
+        });
+        let written = entry.metadata().and_then(|found| found.modified());
+        let age = written.map(|written| written.elapsed().unwrap_or_default());
+        if is_ours && age.is_ok_and(|age| age >= LEFT_BEHIND) {
             // Best effort: it only takes room.
             let _ = fs::remove_file(entry.path());
         }
@@ -169,29 +210,24 @@ pub fn sweep(path: &Path, alive: impl Fn(u32) -> bool) {
 }
 
 fn create(temporary: &Path) -> io::Result<File> {
-    let open = || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(temporary)
-    };
-    match open() {
-        // Left by a process with this id that died: never written through, it might be a link.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(temporary)?;
-            open()
-        }
-        result => result,
-    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(temporary)
 }
 
-/// In the same directory, since a rename is atomic within a file system only; with the process id, since the old and
-/// the new binary of an upgrade may both write.
+/// How many hexadecimal digits make a temporary name unique.
+const UNIQUE: usize = 16;
+
+/// In the same directory, since a rename is atomic within a file system only; with a random number, since several processes
+/// may write: the old and the new binary of an upgrade, or the first process of two containers.
 fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
     let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
+    // The keys of a hash map's hasher are random in each process, and differ each time.
+    let unique = RandomState::new().hash_one(std::process::id());
+    temporary.push(format!(".{unique:016x}.tmp"));
     Ok(path.with_file_name(temporary))
 }
 

@@ -195,6 +195,8 @@ def steps(kind, status, body):
         "bad-length": lambda: [head(200, "Content-Length: 1e3") + raw],
         "negative-length": lambda: [head(200, "Content-Length: -1") + raw],
         "two-lengths": lambda: [head(200, f"Content-Length: {len(raw)}", "Content-Length: 5") + raw],
+        "length-and-chunks": lambda: [head(200, f"Content-Length: {len(chunked(raw))}", "Transfer-Encoding: chunked") + chunked(raw)],
+        "said-gzip": lambda: [plain(200, raw, "Content-Encoding: gzip")],
         "empty-body": lambda: [plain(200, b"")],
         "half-json": lambda: [plain(200, raw[:-4])],
         "not-utf8": lambda: [plain(200, b'{"user_id":"@al\xffice:example.org"}')],

@@ -4,20 +4,23 @@ use core::ffi::{c_char, c_void};
 use core::mem::offset_of;
 use core::ptr;
 
+#[cfg(ngx_feature = "http_ssl")]
+use nginx_sys::ngx_conf_set_str_slot;
+use nginx_sys::ngx_http_set_complex_value_slot;
 use nginx_sys::{
     NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE4, NGX_CONF_TAKE5,
     NGX_CONF_TAKE12, NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
     NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t,
     ngx_str_t, ngx_uint_t,
 };
-#[cfg(ngx_feature = "http_ssl")]
-use nginx_sys::{ngx_conf_set_str_slot, ngx_http_set_complex_value_slot};
+use ngx::core::NGX_CONF_ERROR;
 use ngx::ngx_string;
 
 use super::slot::{self, Setting};
 #[cfg(ngx_feature = "http_ssl")]
 use super::ssl;
 use super::{LocationConf, Pass, metrics, shift, target, upstream, valid, zone};
+use crate::ngx::guard;
 
 /// `http`, `server` and `location`.
 const ANYWHERE: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
@@ -78,6 +81,8 @@ directives! {
         "matrix_user_hash_stale", ANYWHERE, NGX_CONF_FLAG, slot::flag, stale = 1;
         "matrix_user_hash_timeout", ANYWHERE, NGX_CONF_TAKE1, slot::positive_milliseconds, timeout = 2000;
         "matrix_user_hash_max_lookups", ANYWHERE, NGX_CONF_TAKE1, slot::lookups, max_lookups = 64;
+        "matrix_user_hash_forwarded_for", ANYWHERE, NGX_CONF_TAKE1, ngx_http_set_complex_value_slot,
+            forwarded_for = ptr::null_mut();
     }
     // As ngx_http_memcached_merge_loc_conf, but for the timeouts: a lookup holds up a request, so they are 1 s.
     upstream {
@@ -102,6 +107,8 @@ directives! {
         #[cfg(ngx_feature = "http_ssl")]
         "matrix_user_hash_ssl_verify", ANYWHERE, NGX_CONF_FLAG, slot::flag, ssl.verify = 1;
         #[cfg(ngx_feature = "http_ssl")]
+        "matrix_user_hash_ssl_verify_depth", ANYWHERE, NGX_CONF_TAKE1, slot::depth, ssl.verify_depth = 4;
+        #[cfg(ngx_feature = "http_ssl")]
         "matrix_user_hash_ssl_trusted_certificate", ANYWHERE, NGX_CONF_TAKE1, ngx_conf_set_str_slot,
             ssl.trusted_certificate = ngx_str_t::empty();
         #[cfg(ngx_feature = "http_ssl")]
@@ -118,12 +125,32 @@ directives! {
     }
 }
 
+/// The setter of every command: that of its row, under guard.
+unsafe extern "C" fn set(
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard::guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx calls with a member of `COMMANDS`, whose rows are those of the table, and with the arguments that the
+        // row's setter takes.
+        unsafe {
+            let row = command.offset_from(&raw const COMMANDS[0]).unsigned_abs();
+            match TABLE.get(row).and_then(|row| row.set) {
+                Some(set) => set(cf, command, conf),
+                None => NGX_CONF_ERROR,
+            }
+        }
+    })
+}
+
 /// The commands, ended by an empty one as nginx wants them.
 pub static mut COMMANDS: [ngx_command_t; TABLE.len() + 1] = {
     let mut all = [ngx_command_t::empty(); TABLE.len() + 1];
     let mut i = 0;
     while i < TABLE.len() {
         all[i] = TABLE[i];
+        all[i].set = Some(set);
         i += 1;
     }
     all

@@ -175,6 +175,25 @@ pub unsafe extern "C" fn lookups(
     result
 }
 
+/// How many certificates may stand between a server's and a trusted one.
+///
+/// # Safety
+///
+/// As nginx calls a directive's setter.
+#[cfg(ngx_feature = "http_ssl")]
+pub unsafe extern "C" fn depth(
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx's arguments, passed on; the field is an `ngx_int_t`.
+    let (result, value) = unsafe { (number(cf, command, conf), field::<ngx_int_t>(command, conf)) };
+    if result == NGX_CONF_OK && !(0..=100).contains(value) {
+        return refuse(cf, "a number from 0 to 100");
+    }
+    result
+}
+
 /// The size of the buffer for a whoami answer: at least what the smallest answer with its head takes.
 ///
 /// # Safety

@@ -27,9 +27,6 @@ const SYSTEM_AUTHORITIES: [ngx_str_t; 3] = [
     ngx_string!("/etc/ssl/cert.pem"),
 ];
 
-/// nginx's own default (`proxy_ssl_verify_depth`).
-const VERIFY_DEPTH: ngx_int_t = 1;
-
 const PROTOCOLS: [(&[u8], u32); 4] = [
     (b"TLSv1", NGX_SSL_TLSv1),
     (b"TLSv1.1", NGX_SSL_TLSv1_1),
@@ -44,6 +41,7 @@ pub const DEFAULT_PROTOCOLS: ngx_uint_t = (NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3) as
 #[repr(C)]
 pub struct Settings {
     pub(super) verify: ngx_int_t,
+    pub(super) verify_depth: ngx_int_t,
     pub(super) server_name: ngx_int_t,
     pub(super) protocols: ngx_uint_t,
     pub(super) trusted_certificate: ngx_str_t,
@@ -56,6 +54,7 @@ impl Settings {
     pub const fn new() -> Self {
         Self {
             verify: Setting::UNSET,
+            verify_depth: Setting::UNSET,
             server_name: Setting::UNSET,
             protocols: Setting::UNSET,
             trusted_certificate: Setting::UNSET,
@@ -103,7 +102,9 @@ impl Settings {
             }
             if self.verify != 0 {
                 let mut authorities = self.authorities(cf)?;
-                if ngx_ssl_trusted_certificate(cf, ssl, &raw mut authorities, VERIFY_DEPTH) != ok {
+                if ngx_ssl_trusted_certificate(cf, ssl, &raw mut authorities, self.verify_depth)
+                    != ok
+                {
                     let directive = "matrix_user_hash_ssl_trusted_certificate";
                     return Err(blame(cf, directive, &authorities));
                 }

@@ -11,6 +11,7 @@ use nginx_sys::{
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 
 use super::{LocationConf, Pass, args, place, pool};
+use crate::ngx::log;
 use crate::ngx::request::bytes;
 use crate::zone::{DEFAULT_ZONE, SharedZone};
 
@@ -23,6 +24,10 @@ pub struct Target {
     pub secure: bool,
     /// The path, with a query if the operator wrote one.
     pub path: Vec<u8>,
+    /// How much of it is before the query.
+    uri_len: usize,
+    /// Whether a loop was spoken of.
+    loop_noted: Cell<bool>,
     /// The `Host` header.
     pub host: Vec<u8>,
     /// The servers behind the name: an `upstream {}`, or one that nginx makes of the name.
@@ -39,6 +44,24 @@ impl Target {
     /// The name of its zone, said or not.
     pub fn zone_name(&self) -> &str {
         self.zone_name.as_deref().unwrap_or(DEFAULT_ZONE)
+    }
+
+    /// The path alone, as nginx has that of a request.
+    pub fn uri(&self) -> &[u8] {
+        &self.path[..self.uri_len]
+    }
+
+    /// Says once in a worker process that a request for whoami came where the directive is on.
+    pub fn note_loop(&self) {
+        if !self.loop_noted.replace(true) {
+            log::notice!(
+                log::cycle_log(),
+                "matrix_user_hash: a request for \"{}\" is not resolved, for it may be a lookup of this very nginx: \
+                 \"matrix_user_hash\" in {} should name the homeserver",
+                String::from_utf8_lossy(self.uri()),
+                self.place
+            );
+        }
     }
 
     /// Its zone; every target has one when requests are served.
@@ -132,6 +155,12 @@ fn read<'a>(cf: &mut ngx_conf_t, words: &[&'a [u8]]) -> Result<&'static Target, 
     }
     let target = Target {
         secure,
+        uri_len: server
+            .path
+            .iter()
+            .position(|&byte| byte == b'?')
+            .unwrap_or(server.path.len()),
+        loop_noted: Cell::new(false),
         path: server.path,
         host: server.host,
         server: server.conf,

@@ -97,7 +97,7 @@ impl Lookup {
     }
 
     /// nginx's own error lines about an upstream come once for each failure. While we have said lately that lookups
-    /// fail, they are left out, unless somebody debugs.
+    /// fail, they are left out of each log, unless somebody debugs with it.
     ///
     /// # Safety
     ///
@@ -108,14 +108,47 @@ impl Lookup {
             let Some(order) = &(*lookup).order else {
                 return;
             };
-            let level = (*lookup).log.log_level;
             let quiet = order
                 .site
                 .zone
                 .with_local(|local| local.engine.is_failing(now()))
                 .unwrap_or(false);
-            if quiet && level < NGX_LOG_DEBUG_FIRST as usize {
-                (*lookup).log.log_level = level.min(NGX_LOG_CRIT as usize);
+            if quiet {
+                Self::lower(lookup);
+            }
+        }
+    }
+
+    /// Lowers the level of each log of the location, but of those that somebody debugs with. The first is a copy already; the
+    /// others belong to the configuration, so they are copied as well.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::launch`].
+    unsafe fn lower(lookup: *mut Self) {
+        // SAFETY: as `launch`; the logs of a location live as long as the cycle. The vector does not grow, so that its
+        // members stay where they are.
+        unsafe {
+            let mut further = (*lookup).log.next;
+            while let Some(log) = further.as_ref() {
+                if (*lookup).logs.try_reserve(1).is_err() {
+                    (*lookup).logs.clear();
+                    return;
+                }
+                (*lookup).logs.push(*log);
+                further = log.next;
+            }
+            let mut last = &raw mut (*lookup).log;
+            for copy in &mut (*lookup).logs {
+                (*last).next = copy;
+                last = copy;
+            }
+            let mut log = &raw mut (*lookup).log;
+            while let Some(each) = log.as_mut() {
+                if each.log_level < NGX_LOG_DEBUG_FIRST as usize {
+                    each.log_level = each.log_level.min(NGX_LOG_CRIT as usize);
+                }
+                log = each.next;
             }
         }
     }

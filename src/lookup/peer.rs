@@ -29,8 +29,8 @@ use super::Lookup;
 use super::kept::{self, Kept};
 #[cfg(ngx_feature = "http_ssl")]
 use super::sessions::Sessions;
-use crate::ngx::guard;
 use crate::ngx::pool;
+use crate::ngx::{guard, memory};
 use crate::zone::now;
 
 const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;
@@ -271,6 +271,11 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, data: *mut c_void, s
             if failed && (*upstream).request_sent() == 0 {
                 (*lookup).tls_error = super::sessions::error_of(&*upstream);
                 shell.sessions.forget(&server);
+            }
+            // What nginx has gathered for TLS holds the token, and may stay as long as the connection.
+            #[cfg(ngx_feature = "http_ssl")]
+            if let Some(connection) = (*upstream).peer.connection.as_ref() {
+                memory::wipe_buffer(connection.ssl.as_ref().map_or(ptr::null(), |ssl| ssl.buf));
             }
             if !failed {
                 shell.kept.keep(&mut *upstream, server);

@@ -1,8 +1,11 @@
 //! What is asked: between the client's request and the core's bytes.
 
+use core::ptr::NonNull;
+
 use matrix_user_hash_core::engine::Question;
 use matrix_user_hash_core::query;
 use matrix_user_hash_core::whoami::{self, DeviceParam, Masquerade};
+use matrix_user_hash_core::wipe::Wiped;
 
 use super::Order;
 use crate::conf::target::Target;
@@ -15,7 +18,7 @@ use crate::variables;
 /// A question, ready to be sent.
 pub struct Written {
     /// The HTTP request.
-    pub bytes: Vec<u8>,
+    pub bytes: Wiped,
     /// The user that an application service wants to be.
     pub asked: Option<String>,
     /// Whose faults are asked for.
@@ -28,7 +31,8 @@ pub struct Written {
 pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
     fault::at(Place::Ask, client.user_agent());
     let indexes = variables::indexes(client);
-    let (mut token_room, mut user_room, mut device_room) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut user_room, mut device_room) = (Vec::new(), Vec::new());
+    let mut token_room = Wiped::default();
     let token = parts(client).token(&mut token_room)?;
     let masquerade = match order.job.question {
         Question::Owner(_) => None,
@@ -37,15 +41,29 @@ pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written>
             device_id: device(client.args(), &mut device_room),
         }),
     };
+    // The request may have moved on since it asked: `post_action` and `set $args` change what it has.
+    let secret = order.site.zone.ready()?.secret();
+    let key = match &masquerade {
+        None => secret.token(&token),
+        Some(masquerade) => secret.masquerade(&token, &masquerade.user_id),
+    };
+    if key != *order.job.question.key() {
+        return None;
+    }
     let asked = masquerade
         .as_ref()
         .map(|masquerade| masquerade.user_id.as_str().to_owned());
+    let forwarded_for = match NonNull::new(order.site.conf.forwarded_for) {
+        // SAFETY: it belongs to the configuration of the client's location.
+        Some(value) => unsafe { client.evaluate(value) },
+        None => client.variable(indexes.forwarded_for),
+    };
     let request = whoami::Request {
         path: &target.path,
         host: &target.host,
         token: &token,
         user_agent: client.user_agent(),
-        forwarded_for: client.variable(indexes.forwarded_for).unwrap_or_default(),
+        forwarded_for: forwarded_for.unwrap_or_default(),
         remote_addr: client.address(),
         forwarded_proto: client.variable(indexes.scheme).unwrap_or_default(),
         masquerade,
@@ -53,7 +71,7 @@ pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written>
     let mut bytes = memory::with_capacity(request.len())?;
     request.write(&mut bytes);
     Some(Written {
-        bytes,
+        bytes: bytes.into(),
         asked,
         #[cfg(feature = "faults")]
         agent: client.user_agent().map(<[u8]>::to_vec),

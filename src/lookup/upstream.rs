@@ -6,6 +6,7 @@
 //! (`ngx_http_upstream_process_header`, `ngx_http_upstream_finalize_request`). Where the next server is to be tried, it
 //! returns NGX_HTTP_UPSTREAM_INVALID_HEADER, which does that.
 
+use core::mem::take;
 use core::{ptr, slice};
 
 use matrix_user_hash_core::whoami::{
@@ -94,7 +95,7 @@ unsafe extern "C" fn create_request(child: *mut ngx_http_request_t) -> ngx_int_t
         // SAFETY: nginx calls with the live subrequest of a lookup; the buffer is as long as what is copied.
         unsafe {
             let lookup = Lookup::of(child);
-            let bytes = core::mem::take(&mut (*lookup).bytes);
+            let bytes = take(&mut (*lookup).bytes);
             let buffer = ngx_create_temp_buf((*child).pool, bytes.len());
             let link = ngx_alloc_chain_link((*child).pool);
             if buffer.is_null() || link.is_null() {
@@ -102,6 +103,7 @@ unsafe extern "C" fn create_request(child: *mut ngx_http_request_t) -> ngx_int_t
             }
             ptr::copy_nonoverlapping(bytes.as_ptr(), (*buffer).last, bytes.len());
             (*buffer).last = (*buffer).last.add(bytes.len());
+            (*lookup).sent = buffer;
             // Else TLS keeps it back for more to come, and on a connection that was kept alive nothing else writes
             // (ngx_ssl_send_chain; ngx_http_proxy_create_request does the same).
             (*buffer).set_flush(1);

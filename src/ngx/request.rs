@@ -4,13 +4,14 @@
 //! where the fields of `ngx_http_request_t` are touched on behalf of the request's own life; what they return borrows
 //! nginx's buffers.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_void};
 use core::ptr::{self, NonNull};
 use core::slice;
 
 use nginx_sys::{
-    ngx_connection_t, ngx_http_cleanup_add, ngx_http_cleanup_t, ngx_http_get_indexed_variable,
-    ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_log_t,
+    ngx_connection_t, ngx_http_cleanup_add, ngx_http_cleanup_t, ngx_http_complex_value,
+    ngx_http_complex_value_t, ngx_http_get_indexed_variable, ngx_http_log_ctx_t,
+    ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_variable_value_t, ngx_int_t, ngx_log_t,
     ngx_pnalloc, ngx_str_t, ngx_uint_t,
 };
 
@@ -22,6 +23,16 @@ pub struct Request(NonNull<ngx_http_request_t>);
 /// Where in its phases a request is: the phase, and the location.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Place(ngx_int_t, *mut *mut c_void);
+
+/// nginx's modules that pass a request to another server.
+const PASSING: [&CStr; 6] = [
+    c"ngx_http_proxy_module",
+    c"ngx_http_grpc_module",
+    c"ngx_http_fastcgi_module",
+    c"ngx_http_uwsgi_module",
+    c"ngx_http_scgi_module",
+    c"ngx_http_memcached_module",
+];
 
 /// The bytes of an `ngx_str_t`.
 ///
@@ -93,6 +104,12 @@ impl Request {
         unsafe { bytes(&(*self.connection()).addr_text) }
     }
 
+    /// The path, decoded, without the query.
+    pub fn uri<'r>(self) -> &'r [u8] {
+        // SAFETY: live by construction; the path lives in the request's pool.
+        unsafe { bytes(&(*self.as_ptr()).uri) }
+    }
+
     /// The query, without the `?`.
     pub fn args<'r>(self) -> &'r [u8] {
         // SAFETY: live by construction; the query lives in the request's buffers.
@@ -108,6 +125,20 @@ impl Request {
                 return None;
             }
             Some(slice::from_raw_parts(value.data, value.len() as usize))
+        }
+    }
+
+    /// What a text of the configuration, perhaps with variables, is for this request; `None` without memory.
+    ///
+    /// # Safety
+    ///
+    /// `value` belongs to the configuration that the request is served by.
+    pub unsafe fn evaluate<'r>(self, value: NonNull<ngx_http_complex_value_t>) -> Option<&'r [u8]> {
+        let mut text = ngx_str_t::default();
+        // SAFETY: live by construction, and the caller's; the text lives as long as the request or the configuration.
+        unsafe {
+            let made = ngx_http_complex_value(self.as_ptr(), value.as_ptr(), &raw mut text);
+            (made == ngx::core::Status::NGX_OK.0).then(|| bytes(&text))
         }
     }
 
@@ -174,8 +205,35 @@ impl Request {
             } else {
                 nginx_sys::ngx_handle_read_event(connection.read, 0);
             }
-            (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_test_reading);
+            (*self.as_ptr()).read_event_handler = Some(if self.ignores_client_abort() {
+                nginx_sys::ngx_http_block_reading
+            } else {
+                nginx_sys::ngx_http_test_reading
+            });
             (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_request_empty_handler);
+        }
+    }
+
+    /// Whether what answers in the location goes on when the client closes its side (`proxy_ignore_client_abort on`).
+    fn ignores_client_abort(self) -> bool {
+        // SAFETY: live by construction, with a place for each module of the http type in its location's configuration.
+        // Those of the modules that are named begin with an `ngx_http_upstream_conf_t`.
+        unsafe {
+            let places = (*self.as_ptr()).loc_conf;
+            let mut modules = (*nginx_sys::ngx_cycle).modules;
+            while let Some(module) = (*modules).as_ref() {
+                if !module.name.is_null() && PASSING.contains(&CStr::from_ptr(module.name)) {
+                    let conf = (*places.add(module.ctx_index)).cast::<ngx_http_upstream_conf_t>();
+                    if conf
+                        .as_ref()
+                        .is_some_and(|conf| conf.ignore_client_abort == 1)
+                    {
+                        return true;
+                    }
+                }
+                modules = modules.add(1);
+            }
+            false
         }
     }
 

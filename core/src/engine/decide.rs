@@ -10,6 +10,7 @@ use crate::time::Millis;
 use crate::token::{self, Token};
 use crate::user::{Masquerade, UserHash, UserId};
 use crate::whoami::{Identity, LookupError};
+use crate::wipe::{Wiped, wipe};
 
 /// What is asked about a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
                 }
             }
         };
+        wipe(&mut scratch);
         self.scratch = scratch;
         self.count_step(&step);
         step
@@ -158,7 +160,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
         outcome: Outcome,
         now: Millis,
     ) -> Option<Step> {
-        let mut scratch = Vec::new();
+        let mut scratch = Wiped::default();
         let token = parts.token(&mut scratch)?;
         let step = match (outcome.result, question) {
             (Err(_), _) => Step::Done(Resolution::without_user(&token, outcome.status)),
@@ -175,7 +177,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
 
     /// A request that can be asked nothing for goes on by its token. `None` if it has none.
     pub fn fall_back(&mut self, parts: Parts<'_>) -> Option<Resolution> {
-        let mut scratch = Vec::new();
+        let mut scratch = Wiped::default();
         let token = parts.token(&mut scratch)?;
         Some(Resolution::without_user(&token, Status::Error))
     }

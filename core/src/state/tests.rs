@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
@@ -46,32 +47,29 @@ fn what_killed_writers_left_beside_a_file_is_swept_and_nothing_else() {
     let directory =
         std::env::temp_dir().join(format!("matrix-user-hash-sweep-{}", std::process::id()));
     fs::create_dir(&directory).unwrap();
-    let names = [
-        "users.41.tmp",
-        "users.42.tmp",
+    let old = [
+        "users.0123456789abcdef.tmp",
         "users.tmp",
-        "users.x.tmp",
+        "users.123.tmp",
+        "users.0123456789abcdeg.tmp",
         "users",
-        "other.41.tmp",
+        "other.0123456789abcdef.tmp",
     ];
-    for name in names {
-        fs::write(directory.join(name), b"half").unwrap();
+    let hours_ago = SystemTime::now() - Duration::from_secs(7200);
+    for name in old {
+        let file = File::create(directory.join(name)).unwrap();
+        file.set_modified(hours_ago).unwrap();
     }
-    sweep(&directory.join("users"), |pid| pid == 42);
-    let left: Vec<_> = names
+    // Somebody in another container may be writing it now.
+    let new = "users.fedcba9876543210.tmp";
+    fs::write(directory.join(new), b"half").unwrap();
+    sweep(&directory.join("users"));
+    let gone: Vec<_> = old
         .iter()
-        .filter(|name| directory.join(name).exists())
+        .chain([&new])
+        .filter(|name| !directory.join(name).exists())
         .collect();
-    assert_eq!(
-        left,
-        [
-            &"users.42.tmp",
-            &"users.tmp",
-            &"users.x.tmp",
-            &"users",
-            &"other.41.tmp"
-        ]
-    );
+    assert_eq!(gone, [&"users.0123456789abcdef.tmp"]);
     fs::remove_dir_all(&directory).unwrap();
 }
 
@@ -197,9 +195,11 @@ fn a_file_replaces_the_old_one_whole_and_only_the_owner_reads_it() {
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join("users.state");
     fs::write(&path, b"an older one").unwrap();
-    // What a process with our id left when it died.
-    fs::write(temporary_name(&path).unwrap(), b"half").unwrap();
-    write_atomically(&path, &small_file()).unwrap();
+    assert_ne!(
+        temporary_name(&path).unwrap(),
+        temporary_name(&path).unwrap()
+    );
+    write_file(&path, &small_file()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), small_file());
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -212,13 +212,40 @@ fn a_file_replaces_the_old_one_whole_and_only_the_owner_reads_it() {
     assert_eq!(names, ["users.state"]);
     fs::remove_dir_all(&directory).unwrap();
     assert_eq!(
-        write_atomically(&path, b"x").unwrap_err().kind(),
+        write_file(&path, b"x").unwrap_err().kind(),
         io::ErrorKind::NotFound
     );
     assert_eq!(
-        write_atomically(Path::new("/"), b"x").unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
+        write_file(Path::new("/"), b"x").unwrap_err().kind(),
+        io::ErrorKind::Other
     );
+}
+
+#[test]
+fn what_is_no_regular_file_is_left_alone_and_a_link_is_followed() {
+    let directory = std::env::temp_dir().join(format!("muh-kinds-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let (link, file) = (directory.join("link"), directory.join("file"));
+    fs::write(&file, b"an older one").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    write_file(&link, &small_file()).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read(&file).unwrap(), small_file());
+    // A device is a kind that every system has; a name in its folder would be replaced by a file.
+    assert!(write_file(Path::new("/dev/null"), b"x").is_err());
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_is_written_over_whole() {
+    let path = std::env::temp_dir().join(format!("muh-over-{}", std::process::id()));
+    for old in [&b"short"[..], &[0; 100_000]] {
+        fs::write(&path, old).unwrap();
+        overwrite(&path, &small_file()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), small_file());
+    }
+    fs::remove_file(&path).unwrap();
 }
 
 proptest! {

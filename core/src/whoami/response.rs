@@ -66,6 +66,10 @@ pub fn parse(buf: &[u8], limit: usize, eof: bool) -> Result<Progress<'_>, Malfor
     if head.len > limit {
         return Err(Malformed::TooLarge);
     }
+    // Of any other status, the body says nothing.
+    if head.coded && matches!(head.status, 200 | 401) {
+        return Err(Malformed::Body);
+    }
     let (body, end) = match head.framing {
         Framing::Length(length) => {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -115,6 +119,8 @@ struct Head {
     /// Bytes up to the body, interim responses included.
     len: usize,
     framing: Framing,
+    /// Whether the body has a content coding, though none was asked for.
+    coded: bool,
     keepalive: bool,
 }
 
@@ -161,6 +167,7 @@ impl Head {
         let mut length = None;
         let mut close = false;
         let mut keep = recent;
+        let mut coded = false;
         for header in response.headers.iter() {
             if header.name.eq_ignore_ascii_case("Transfer-Encoding") {
                 // HTTP/1.0 has none; then the framing is in doubt (RFC 9112, 6.1). Twice chunked is forbidden.
@@ -168,6 +175,8 @@ impl Head {
                 chunked = right.then_some(true).ok_or(Malformed::Head)?;
             } else if header.name.eq_ignore_ascii_case("Content-Length") {
                 length = Some(content_length(header.value, length)?);
+            } else if header.name.eq_ignore_ascii_case("Content-Encoding") {
+                coded |= list(header.value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
             } else if header.name.eq_ignore_ascii_case("Connection") {
                 for option in list(header.value) {
                     close |= option.eq_ignore_ascii_case(b"close");
@@ -182,12 +191,15 @@ impl Head {
             (_, false, None) => Framing::UntilClose,
         };
         // With both, the coding decides, but somebody on the way may have read the length (RFC 9112, 6.3).
-        let doubtful = chunked && length.is_some();
+        if chunked && length.is_some() {
+            return Err(Malformed::Head);
+        }
         Ok(Self {
             status,
             len,
             framing,
-            keepalive: keep && !close && !doubtful,
+            coded,
+            keepalive: keep && !close,
         })
     }
 }

@@ -228,10 +228,30 @@ fn chunked_is_the_only_coding_and_is_applied_once() {
 }
 
 #[test]
-fn a_response_with_length_and_chunks_is_read_by_its_chunks_and_ends_the_connection() {
-    let response = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
-    let read = whole(response);
-    assert_eq!((&*read.body, read.keepalive), (&b"{}"[..], false));
+fn a_response_with_length_and_chunks_is_none() {
+    for head in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 12",
+    ] {
+        let response = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
+        assert_eq!(wrong(&response), Malformed::Head, "{head}");
+    }
+}
+
+#[test]
+fn a_body_in_a_coding_that_was_not_asked_for_is_no_answer() {
+    let with = |status, coding: &str| {
+        format!(
+            "HTTP/1.1 {status} X\r\nContent-Encoding: {coding}\r\nContent-Length: 2\r\n\r\n{{}}"
+        )
+    };
+    for coding in ["gzip", "br", "identity, gzip", "GZIP", "\"identity\"", ""] {
+        assert_eq!(wrong(&with(200, coding)), Malformed::Body, "{coding:?}");
+        assert_eq!(wrong(&with(401, coding)), Malformed::Body, "{coding:?}");
+        // What counts of any other status is the status: it may say that the next server is to be tried.
+        assert_eq!(whole(&with(503, coding)).status, 503, "{coding:?}");
+    }
+    assert_eq!(&*whole(&with(200, "Identity")).body, b"{}");
 }
 
 /// The body of a response whose chunked form is `chunks`.
