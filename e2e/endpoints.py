@@ -473,6 +473,7 @@ def converse(w: World, expected: dict[Question, Outcome] | None = None) -> Itera
     Where one process succeeded and this deployment refuses, it is asked again for a moment: a worker hears of what
     another has written a moment later.
     """
+    patience = 60.0  # for the whole conversation: a fault that stays is not worth a wait each time
     for question in questions():
         try:
             once = ask(w, question)
@@ -480,9 +481,10 @@ def converse(w: World, expected: dict[Question, Outcome] | None = None) -> Itera
             yield question, Outcome(0, "", f"what it is asked about could not be made: {error!r}")
             continue
         outcome = once()
-        patience = time.monotonic() + 10
+        begin = time.monotonic()
         while (expected and outcome.key != expected[question].key and not outcome.astray and 400 <= outcome.status
-               and time.monotonic() < patience):
+               and time.monotonic() < begin + min(10.0, patience)):
             time.sleep(0.1)
             outcome = once()
+        patience -= time.monotonic() - begin
         yield question, outcome
