@@ -23,6 +23,7 @@ use crate::zone::SharedZone;
 
 mod directives;
 pub mod metrics;
+pub mod phase;
 mod shift;
 mod slot;
 #[cfg(ngx_feature = "http_ssl")]
@@ -34,6 +35,7 @@ pub mod zone;
 
 pub use directives::COMMANDS;
 use metrics::Format;
+use phase::Phase;
 use slot::Setting;
 use target::Target;
 use valid::Valid;
@@ -97,6 +99,8 @@ pub struct LocationConf {
     pub pass: Pass,
     /// `matrix_user_hash_next_upstream`, as it was written.
     pub retry_on: ngx_uint_t,
+    /// `matrix_user_hash_phase`.
+    pub phase: Phase,
     /// `matrix_user_hash_valid`.
     pub valid: Valid,
     /// `matrix_user_hash_stale`.
@@ -146,6 +150,14 @@ impl MainConf {
         self.zones.iter().copied().find(|zone| zone.name == name)
     }
 
+    /// Whether any location resolves its requests in that phase.
+    pub fn uses(&self, phase: Phase) -> bool {
+        // SAFETY: blocks live as long as the cycle, and nothing changes one after it was merged.
+        self.locations
+            .iter()
+            .any(|location| unsafe { (**location).phase } == phase)
+    }
+
     /// Ties up what could not be known before all of the configuration was read.
     ///
     /// # Errors
@@ -193,6 +205,7 @@ impl LocationConf {
                 upstream: ptr::null_mut(),
                 pass: Setting::UNSET,
                 retry_on: 0,
+                phase: Setting::UNSET,
                 valid: Setting::UNSET,
                 stale: Setting::UNSET,
                 timeout: Setting::UNSET,

@@ -12,15 +12,16 @@
 use core::ptr;
 
 use ::ngx::core::Status;
-use ::ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
+use ::ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 use nginx_sys::{
-    NGX_HTTP_MODULE, ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt,
-    ngx_http_module_t, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_int_t, ngx_module_t,
-    ngx_uint_t,
+    NGX_HTTP_MODULE, ngx_conf_t, ngx_cycle_t, ngx_http_module_t,
+    ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_int_t,
+    ngx_module_t, ngx_uint_t,
 };
 
+use crate::conf::phase::Phase;
 use crate::conf::{COMMANDS, LocationConf, MainConf};
-use crate::ngx::{compat, guard};
+use crate::ngx::{compat, guard, log, phases};
 
 #[macro_use]
 mod ngx;
@@ -68,6 +69,7 @@ pub static mut ngx_http_matrix_user_hash_module: ngx_module_t = ngx_module_t {
     // SAFETY: the address of a static; nothing is read.
     commands: unsafe { ptr::addr_of_mut!(COMMANDS[0]) },
     type_: NGX_HTTP_MODULE as ngx_uint_t,
+    init_module: Some(init_module),
     init_process: Some(init_process),
     exit_process: Some(saver::exit_process),
     exit_master: Some(saver::exit_master),
@@ -131,17 +133,47 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         if variables::find(cf, &mut main.indexes).is_err() {
             return ERROR;
         }
-        let core = NgxHttpCoreModule::main_conf_mut(cf).expect("nginx creates it first");
-        let phase = &mut core.phases[ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as usize];
-        // SAFETY: the array holds handlers, and is nginx's to grow.
-        unsafe {
-            let place = ngx_array_push(&raw mut phase.handlers).cast::<ngx_http_handler_pt>();
-            if place.is_null() {
+        let handlers: [(Phase, u32, phases::Handler); 2] = [
+            (
+                Phase::PreAccess,
+                ngx_http_phases_NGX_HTTP_PREACCESS_PHASE,
+                phase::before_access,
+            ),
+            (
+                Phase::PreContent,
+                ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
+                phase::before_content,
+            ),
+        ];
+        for (phase, number, handler) in handlers {
+            if main.uses(phase) && phases::add(cf, number, handler).is_err() {
                 return ERROR;
             }
-            *place = Some(phase::handler);
         }
         Status::NGX_OK.0
+    })
+}
+
+/// Once nginx has laid out the phases, before any worker runs them.
+unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard::guard(Status::NGX_OK.0, || {
+        // SAFETY: nginx passes the cycle that it has prepared.
+        let cycle = unsafe { &*cycle };
+        let is_needed = Module::main_conf(cycle).is_some_and(|main| main.uses(Phase::PreAccess));
+        if !is_needed || phases::put_first_in_preaccess(cycle, phase::before_access) {
+            return Status::NGX_OK.0;
+        }
+        log::alert!(
+            cycle.log,
+            "matrix_user_hash: \"matrix_user_hash_phase preaccess\" may have no effect on limits: this nginx orders its \
+             phases in another way"
+        );
+        // Only a test fails: an error here would end the master process of an nginx that serves.
+        // SAFETY: nginx sets it when it reads its arguments.
+        match unsafe { nginx_sys::ngx_test_config } {
+            0 => Status::NGX_OK.0,
+            _ => Status::NGX_ERROR.0,
+        }
     })
 }
 

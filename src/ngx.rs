@@ -10,6 +10,7 @@ pub mod conf;
 pub mod event;
 pub mod guard;
 pub mod memory;
+pub mod phases;
 pub mod pool;
 pub mod process;
 pub mod request;

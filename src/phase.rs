@@ -1,4 +1,4 @@
-//! A request's life with us, from its arrival in the PRECONTENT phase to its variables.
+//! A request's life with us, from its arrival in the phase to its variables.
 //!
 //! ```text
 //!             ┌ no token ────────────────────────────────────────────────┐
@@ -9,9 +9,11 @@
 //!                                 └────→ time is up, or the client left
 //! ```
 //!
-//! The phase comes after access control and rate limits, so a request that is refused there costs no lookup. It
-//! returns DECLINED when done, never OK, which would skip `try_files` and `mirror`; AGAIN while waiting. Only the
-//! client's own request is resolved; its subrequests share the result.
+//! The phase is PRECONTENT. It comes after access control and rate limits, so a request that is refused there costs no
+//! lookup. With `matrix_user_hash_phase preaccess` it is PREACCESS, before the handlers of limits, so that these know the
+//! user. The handler returns DECLINED when done, never OK, which would skip the other handlers of the phase (`try_files`
+//! and `mirror`, or limits); AGAIN while waiting. Only the client's own request is resolved; its subrequests share the
+//! result.
 
 use core::ptr::NonNull;
 
@@ -19,7 +21,10 @@ use matrix_user_hash_core::engine::{Resolution, Step};
 use matrix_user_hash_core::metrics::Counter;
 use nginx_sys::{ngx_http_request_t, ngx_int_t};
 use ngx::core::Status as Code;
+use ngx::http::HttpModuleLocationConf;
 
+use crate::Module;
+use crate::conf::phase::Phase;
 use crate::fault::{self, Place};
 use crate::location::{Location, parts};
 use crate::ngx::guard;
@@ -29,11 +34,24 @@ use crate::waiter::Waiter;
 use crate::worker;
 use crate::zone::now;
 
-/// nginx's phase handler.
-pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
-    const DECLINED: ngx_int_t = Code::NGX_DECLINED.0;
+/// nginx's handler in the PRECONTENT phase. All requests that are not resolved by then are resolved here.
+pub unsafe extern "C" fn before_content(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes the live request.
-    let request = unsafe { Request::from_ptr(r) };
+    handle(unsafe { Request::from_ptr(r) })
+}
+
+/// nginx's handler in the PREACCESS phase, for locations with `matrix_user_hash_phase preaccess`.
+pub unsafe extern "C" fn before_access(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes the live request, which has the configurations of its location.
+    let (request, conf) = unsafe { (Request::from_ptr(r), Module::location_conf(&*r)) };
+    match conf {
+        Some(conf) if conf.phase == Phase::PreAccess => handle(request),
+        _ => Code::NGX_DECLINED.0,
+    }
+}
+
+fn handle(request: Request) -> ngx_int_t {
+    const DECLINED: ngx_int_t = Code::NGX_DECLINED.0;
     guard::guard_or(|| after_panic(request), || run(request).unwrap_or(DECLINED))
 }
 

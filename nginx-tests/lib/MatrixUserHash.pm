@@ -5,7 +5,7 @@ package MatrixUserHash;
 #
 # In:  TEST_NGINX_BINARY and TEST_NGINX_LOAD_MODULES, as scripts/nginx-tests sets them; MATRIX_USER_HASH_PORTS, the
 #      first of the ports that the suite may use (19000); MATRIX_USER_HASH_OFF=1 turns the directive off everywhere,
-#      and then every file must fail.
+#      and then every file must fail; MATRIX_USER_HASH_PHASE is a matrix_user_hash_phase for all configurations.
 # Out: exported functions below; environment variables that Test::Nginx expands in a block's config:
 #      $TEST_NGINX_WHOAMI, $TEST_NGINX_WHOAMI2 (HOST:PORT of the stand-in, twice), $TEST_NGINX_WHOAMI_SOCK,
 #      $TEST_NGINX_DEAD (HOST:PORT where nobody listens), $TEST_NGINX_WORKER1 … 4, $TEST_NGINX_FREE1 … 9 (ports).
@@ -147,7 +147,9 @@ sub common_http {
     }
 .
     my $servers = join ' ', map { "server 127.0.0.1:@{[$Base + $_]};" } 1 .. 4;
+    my $phase = $ENV{MATRIX_USER_HASH_PHASE} ? "matrix_user_hash_phase $ENV{MATRIX_USER_HASH_PHASE};" : '';
     return <<"." . $workers;
+    $phase
     upstream sync_workers { hash \$matrix_user_hash consistent; $servers }
     log_format matrix '\$uri hash=\$matrix_user_hash status=\$matrix_user_hash_status time=\$matrix_user_hash_lookup_time';
 .

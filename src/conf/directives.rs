@@ -16,10 +16,11 @@ use nginx_sys::{
 use ngx::core::NGX_CONF_ERROR;
 use ngx::ngx_string;
 
+use super::phase::Phase;
 use super::slot::{self, Setting};
 #[cfg(ngx_feature = "http_ssl")]
 use super::ssl;
-use super::{LocationConf, Pass, metrics, shift, target, upstream, valid, zone};
+use super::{LocationConf, Pass, metrics, phase, shift, target, upstream, valid, zone};
 use crate::ngx::guard;
 
 /// `http`, `server` and `location`.
@@ -77,6 +78,7 @@ directives! {
     }
     settings {
         "matrix_user_hash", ANYWHERE, NGX_CONF_TAKE12, target::set, pass = Pass::Off;
+        "matrix_user_hash_phase", ANYWHERE, NGX_CONF_TAKE1, phase::set, phase = Phase::PreContent;
         "matrix_user_hash_valid", ANYWHERE, NGX_CONF_1MORE, valid::set, valid = valid::DEFAULT;
         "matrix_user_hash_stale", ANYWHERE, NGX_CONF_FLAG, slot::flag, stale = 1;
         "matrix_user_hash_timeout", ANYWHERE, NGX_CONF_TAKE1, slot::positive_milliseconds, timeout = 2000;
