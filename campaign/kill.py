@@ -19,7 +19,7 @@ from .report import percentile, spread
 
 WORKERS = 4
 TIMEOUT = 2.0
-# Many are cold again and again: a zone of 64k has 1,848 places.
+# Many are cold again and again: a zone of 64k has 1,832 places.
 USERS = 3000
 
 
