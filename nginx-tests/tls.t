@@ -61,6 +61,8 @@ commonName = supplied
 }
 
 my %port = (good => free_port(1), wrong => free_port(2), expired => free_port(3), self => free_port(4), chain => free_port(5));
+# From 1.29.7 on, groups keep connections unless told otherwise.
+my $unkept = nginx_says() =~ m{nginx/1\.(\d+)\.(\d+)} && ($1 > 29 || $1 == 29 && $2 >= 7) ? 'keepalive 0;' : '';
 my $homeservers = join '', map { <<"." } sort keys %port;
     server {
         listen 127.0.0.1:$port{$_} ssl;
@@ -75,7 +77,7 @@ my $homeservers = join '', map { <<"." } sort keys %port;
         location /tls { add_header X-Tls "connection=\$connection resumed=\$ssl_session_reused"; return 200 ok; }
     }
     # One group, with nginx's default of max_fails, for all ways of verifying and for proxy_pass.
-    upstream $_.example { server 127.0.0.1:$port{$_}; }
+    upstream $_.example { server 127.0.0.1:$port{$_}; $unkept }
     upstream $_.kept { server 127.0.0.1:$port{$_}; keepalive 8; }
 .
 my $locations = join '', map { <<"." } sort keys %port;
