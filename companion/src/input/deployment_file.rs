@@ -168,7 +168,17 @@ impl Reader<'_> {
             facts.shared = Some(synapse.shared);
         }
         if let Some(main) = &file.main {
-            facts.main = Some(self.main(main)?);
+            let mut main = self.main(main)?;
+            let repository = facts
+                .shared
+                .as_ref()
+                .and_then(|s| s.media_repository.as_ref());
+            if repository.is_some_and(|repository| !repository.value) {
+                for listener in &mut main.listeners {
+                    listener.serves.remove(&Resource::Media);
+                }
+            }
+            facts.main = Some(main);
         }
         facts.incomplete = self.found.has_errors();
         Some(facts)

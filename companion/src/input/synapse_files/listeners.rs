@@ -167,11 +167,13 @@ struct Tree {
 }
 
 impl Tree {
-    fn serves(&self) -> BTreeSet<Resource> {
+    fn serves(&self, of: Of) -> BTreeSet<Resource> {
+        // Other servers' media goes to the port of a worker that has the repository, and to that of main's federation.
+        let to_servers = matches!(self.federation, Built::All | Built::MediaOnly);
         let media = self.repository
             && self.media_admin
             && self.client != Built::Nothing
-            && matches!(self.federation, Built::All | Built::MediaOnly);
+            && (of == Of::Main || to_servers);
         [
             (Resource::Client, self.client == Built::All),
             (Resource::Federation, self.federation == Built::All),
@@ -207,7 +209,7 @@ fn built_by_worker(resources: &[Vec<&str>], has_repository: bool) -> BTreeSet<Re
             }
         }
     }
-    tree.serves()
+    tree.serves(Of::Worker)
 }
 
 /// As `SynapseHomeServer._listener_http` and `_configure_named_resource` in synapse/app/homeserver.py build theirs.
@@ -236,7 +238,7 @@ fn built_by_main(resources: &[Vec<&str>], has_repository: bool) -> BTreeSet<Reso
             }
         }
     }
-    tree.serves()
+    tree.serves(Of::Main)
 }
 
 /// `resources: [{names: [client]}, {names: [media]}]` leaves nothing of the client API but its media.
@@ -399,6 +401,10 @@ mod tests {
         assert_eq!(
             built_by_main(&[vec!["client", "federation"]], false),
             BTreeSet::from([Client, Federation])
+        );
+        assert_eq!(
+            built_by_main(&[vec!["client"]], true),
+            BTreeSet::from([Client, Media])
         );
         assert_eq!(
             built_by_main(&[vec!["client"], vec!["media"]], true),
