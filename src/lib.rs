@@ -133,25 +133,26 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         if variables::find(cf, &mut main.indexes).is_err() {
             return ERROR;
         }
-        let handlers: [(Phase, u32, phases::Handler); 2] = [
-            (
-                Phase::PreAccess,
-                ngx_http_phases_NGX_HTTP_PREACCESS_PHASE,
-                phase::before_access,
-            ),
-            (
-                Phase::PreContent,
-                ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
-                phase::before_content,
-            ),
-        ];
-        for (phase, number, handler) in handlers {
-            if main.uses(phase) && phases::add(cf, number, handler).is_err() {
-                return ERROR;
-            }
+        let early = ngx_http_phases_NGX_HTTP_PREACCESS_PHASE;
+        let late = ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE;
+        let has_early = main.uses(Phase::PreAccess);
+        if has_early && phases::add(cf, early, early_handler(main)).is_err() {
+            return ERROR;
+        }
+        if main.uses(Phase::PreContent) && phases::add(cf, late, phase::resolve).is_err() {
+            return ERROR;
         }
         Status::NGX_OK.0
     })
+}
+
+/// The handler in the PREACCESS phase: it need not look which phase a location has if all have the same.
+fn early_handler(main: &MainConf) -> phases::Handler {
+    if main.uses(Phase::PreContent) {
+        phase::resolve_if_early
+    } else {
+        phase::resolve
+    }
 }
 
 /// Once nginx has laid out the phases, before any worker runs them.
@@ -159,8 +160,11 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard::guard(Status::NGX_OK.0, || {
         // SAFETY: nginx passes the cycle that it has prepared.
         let cycle = unsafe { &*cycle };
-        let is_needed = Module::main_conf(cycle).is_some_and(|main| main.uses(Phase::PreAccess));
-        if !is_needed || phases::put_first_in_preaccess(cycle, phase::before_access) {
+        let is_first = Module::main_conf(cycle).is_none_or(|main| {
+            !main.uses(Phase::PreAccess)
+                || phases::put_first_in_preaccess(cycle, early_handler(main))
+        });
+        if is_first {
             return Status::NGX_OK.0;
         }
         log::alert!(

@@ -34,14 +34,14 @@ use crate::waiter::Waiter;
 use crate::worker;
 use crate::zone::now;
 
-/// nginx's handler in the PRECONTENT phase. All requests that are not resolved by then are resolved here.
-pub unsafe extern "C" fn before_content(r: *mut ngx_http_request_t) -> ngx_int_t {
+/// nginx's handler in the phase in which all requests are resolved that are not yet.
+pub unsafe extern "C" fn resolve(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes the live request.
     handle(unsafe { Request::from_ptr(r) })
 }
 
-/// nginx's handler in the PREACCESS phase, for locations with `matrix_user_hash_phase preaccess`.
-pub unsafe extern "C" fn before_access(r: *mut ngx_http_request_t) -> ngx_int_t {
+/// nginx's handler in the PREACCESS phase, where some locations have `matrix_user_hash_phase preaccess` and others not.
+pub unsafe extern "C" fn resolve_if_early(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes the live request, which has the configurations of its location.
     let (request, conf) = unsafe { (Request::from_ptr(r), Module::location_conf(&*r)) };
     match conf {

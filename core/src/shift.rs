@@ -49,10 +49,7 @@ impl Shift {
     pub fn has_moved(&self, user: UserHash, now: u64) -> bool {
         match self {
             Self::Over(span) => now >= moment(span, user),
-            Self::At(share) => {
-                // 2^64 · share / 10,000 may be 2^64 itself.
-                u128::from(place(user)) < (u128::from(*share) << 64) / u128::from(WHOLE)
-            }
+            Self::At(share) => of_parts(user, u64::from(WHOLE)) < u64::from(*share),
         }
     }
 
@@ -85,9 +82,14 @@ impl Shift {
 }
 
 fn moment(span: &Span, user: UserHash) -> u64 {
-    // The high half of the product: evenly spread from 0 to below `length`.
-    let offset = (u128::from(place(user)) * u128::from(span.length)) >> 64;
-    span.start + u64::try_from(offset).unwrap_or(u64::MAX)
+    span.start + of_parts(user, span.length)
+}
+
+/// The user's place where the order of moves is cut into `parts` equal ones: from 0 to below `parts`.
+fn of_parts(user: UserHash, parts: u64) -> u64 {
+    let product = u128::from(place(user)) * u128::from(parts);
+    // The high half of the product.
+    u64::try_from(product >> 64).unwrap_or(u64::MAX)
 }
 
 /// The user's place in the order of moves: each 64-bit hash has one of its own.
