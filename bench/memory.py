@@ -78,11 +78,11 @@ def million(part):
     result = Result(part, "resident memory of a worker with 1,000,000 tokens, beside the floor's worker after as many requests")
     users, requests = 1_000_000, 60_000
     front = fronts.OURS.with_(zone="36m", state=state_file(users))
-    for front in (fronts.FLOOR, front):
-        with sync_workers(), Whoami() as homeserver, front.start() as nginx, Client(FRONT) as client:
+    for measured in (fronts.FLOOR, front):
+        with sync_workers(), Whoami() as homeserver, measured.start() as nginx, Client(FRONT) as client:
             for n in range(0, users, users // requests):
                 client.get(head(n))
-            result.figure(front.name, rss_MB=nginx.memory("VmRSS") / 1e6, own_MB=nginx.memory("RssAnon") / 1e6,
+            result.figure(measured.name, rss_MB=nginx.memory("VmRSS") / 1e6, own_MB=nginx.memory("RssAnon") / 1e6,
                           shared_MB=nginx.memory("RssShmem") / 1e6)
             known(homeserver)
     zone = 36 * (1 << 20) / 1e6

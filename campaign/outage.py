@@ -92,7 +92,7 @@ async def refreshed_once(report, whoami, clients):
     await asyncio.sleep(2.2)
     whoami.set(delay=0.2)
     whoami.reset()
-    answers = await clients.all(users * 20, at_once=100)
+    await clients.all(users * 20, at_once=100)
     await asyncio.sleep(0.5)
     # Of entries whose refresh found no free place among the lookups in flight, the next request sees to it.
     await clients.all(users)

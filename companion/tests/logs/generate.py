@@ -99,7 +99,7 @@ def one(chance, time, form, hashes, cumulated, total, devices, homes, rings, cha
         group, path, took = "synapse_client_reader", chance.choice(READERS), chance.lognormvariate(-4, 1)
     else:
         group, path, took = "edge", "/_matrix/client/versions", 0.0
-    status, upstream = 200, None
+    status = 200
     lookup, held = "-", None
     if group == "synapse_sync":
         if time - device.issued >= rotation:
