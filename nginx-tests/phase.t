@@ -50,8 +50,8 @@ sub mistake {
 }
 
 like(mistake('matrix_user_hash_phase access;'),
-    qr/\[emerg\] invalid value "access" in "matrix_user_hash_phase" directive, it must be "precontent" or "preaccess"/, 'nginx -t: no such phase');
-like(mistake('matrix_user_hash_phase preaccess; matrix_user_hash_phase precontent;'), qr/\[emerg\] "matrix_user_hash_phase" directive is duplicate/,
+    qr/\[emerg\] .*invalid value "access" in "matrix_user_hash_phase" directive, it must be "precontent" or "preaccess"/, 'nginx -t: no such phase');
+like(mistake('matrix_user_hash_phase preaccess; matrix_user_hash_phase precontent;'), qr/\[emerg\] .*"matrix_user_hash_phase" directive is duplicate/,
     'nginx -t: twice');
 is(mistake('matrix_user_hash http://127.0.0.1:8008; matrix_user_hash_phase preaccess;'), 'taken', 'nginx -t: taken');
 
