@@ -56,6 +56,7 @@ fn handle(request: Request) -> ngx_int_t {
 }
 
 /// The fallback of a request in whose handling we panicked.
+#[cold]
 fn after_panic(request: Request) -> ngx_int_t {
     guard::guard((), || {
         worker::discard(request);
