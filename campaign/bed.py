@@ -27,6 +27,8 @@ class Front:
 
     workers: int = 4
     zone: str = "users:1m"
+    # What stands in `http` beside the zone.
+    http: str = ""
     # What stands in the location beside `matrix_user_hash`.
     directives: str = ""
     # The whoami group.
@@ -58,6 +60,7 @@ http {{
     keepalive_requests 100000000;
     keepalive_time 24h;
     matrix_user_hash_zone {self.zone};
+    {self.http}
     upstream whoami {{ {self.whoami} }}
     # Without `zone`: its lock is nginx's, and a worker that is killed while it holds it stops the others.
     upstream sync_workers {{

@@ -16,7 +16,7 @@ from .client import Clients
 from .homeserver import Whoami
 from .people import token
 
-HANDLER = "ngx_http_matrix_user_hash_module::phase::handler"
+HANDLER = "ngx_http_matrix_user_hash_module::phase::handle"
 # By what name memory is taken or given back, and locks are taken.
 MEMORY = re.compile(r"^(__libc_)?(malloc|calloc|realloc|free|memalign|posix_memalign|aligned_alloc|mmap|munmap|brk|sbrk)$|"
                     r"^_int_(malloc|free)|^ngx_(alloc|calloc|palloc_block|palloc_large|slab_\w+)$|__rust_alloc|alloc::alloc")
@@ -74,7 +74,7 @@ async def look(report, nginx, number):
     answers = [await clients.get(users[n % len(users)]) for n in range(number)]
     functions, instructions, calls = nginx.profile()
     report.equal("requests that were hits", number, sum(a.status == "HIT" and a.right for a in answers), key=False)
-    report.check(f"in {number:,} hits the handler ran", f"{len(functions)} functions", any("handler" in f for f in functions),
+    report.check(f"in {number:,} hits the handler ran", f"{len(functions)} functions", any("phase::handle" in f for f in functions),
                  key=False)
     report.check("functions that take or free memory: none", names(MEMORY, functions) or "none", not names(MEMORY, functions))
     report.check("functions that take a lock: none", names(LOCKS, functions) or "none", not names(LOCKS, functions))

@@ -11,6 +11,9 @@ mod text;
 
 use serde::Serialize;
 
+use matrix_user_hash_core::shift::{Shift, Span};
+use matrix_user_hash_core::user::UserHash;
+
 use crate::balance::{Even, even_by_lot, largest_for_its_weight};
 use crate::log::line::{Line, attempts};
 use crate::log::tally::{Counts, Tally};
@@ -355,13 +358,11 @@ fn moved(users: &[(u64, Counts)], all: u64, question: &Question) -> Moved {
     }
 }
 
-/// The second within `over` at which a user changes.
+/// The second within `over` at which a user changes, as `matrix_user_hash_shift` moves them.
 fn moment(user: u64, over: u64) -> u64 {
-    let mut z = user.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let even = z ^ z >> 31;
-    u64::try_from((u128::from(even) * u128::from(over)) >> 64).unwrap_or(0)
+    Span::new(0, over.saturating_mul(1000))
+        .and_then(|span| Shift::Over(span).moment(UserHash::from_bits(user)))
+        .map_or(0, |milliseconds| milliseconds / 1000)
 }
 
 /// From one worker to twice as many as are wanted, at least 8.
