@@ -32,7 +32,7 @@ fn main() {
     let request_bits: Vec<&str> = lines(&request).flat_map(str::split_whitespace).collect();
 
     fs::write(out.join("layout.c"), c_half(&types, &request_bits)).expect("OUT_DIR is writable");
-    let rust = rust_half(&types, &request_bits) + &all_bitfields();
+    let rust = rust_half(&types, &request_bits) + &all_bitfields() + &left_out(&used);
     fs::write(out.join("layout.rs"), rust).expect("OUT_DIR is writable");
     compile(&out.join("layout.c"));
 
@@ -184,6 +184,18 @@ fn all_bitfields() -> String {
     }
     let names: Vec<String> = names.into_iter().collect();
     format!("pub(crate) static ALL_BITFIELDS: &[&str] = &{names:?};\n")
+}
+
+/// The bitfields of used.txt that this nginx has no structure for, as it was configured: code that touches them is left out.
+fn left_out(used: &str) -> String {
+    let features = dep("FEATURES");
+    let names: Vec<&str> = lines(used)
+        .filter_map(|line| line.split_once(": "))
+        .filter_map(|(name, rest)| Some((name.split_once('@')?.1, rest.split_once('|')?.1)))
+        .filter(|(feature, _)| !features.split(',').any(|has| has.trim() == *feature))
+        .flat_map(|(_, bits)| bits.split_whitespace())
+        .collect();
+    format!("pub(crate) static LEFT_OUT: &[&str] = &{names:?};\n")
 }
 
 /// `unsigned NAME:WIDTH;`
