@@ -7,6 +7,7 @@
 --      invented    one ordinary user, a new user_id each time
 --      mixed       of twenty: sixteen of 5,000 users, two new users, one stranger, one whom whoami keeps waiting
 --
+-- It ends when each of the COUNT requests was answered: one that is cut off would leave its token unknown.
 -- At the end one line of JSON says how many answers had each status of the module.
 
 local thread_of_wrk
@@ -15,7 +16,8 @@ function setup(thread) thread_of_wrk = thread end
 
 function init(args)
    mix, first, count = args[1], tonumber(args[2]), tonumber(args[3])
-   asked, answered = 0, 0
+   -- wrk calls `request` once before it starts, to see how many requests that gives, and does not send it.
+   asked, answered = -1, 0
    statuses = {}
 end
 
@@ -25,11 +27,14 @@ local function head(path, name, secret)
 end
 
 local SYNC = "/_matrix/client/v3/sync"
+local EXTRA = "GET " .. SYNC .. " HTTP/1.1\r\nHost: example.org\r\n\r\n"
 
 function request()
-   -- Some more go out before the loop stops: they repeat the last one.
-   local n = first + math.min(asked, count - 1)
+   -- wrk asks for more before the loop stops. These have no token, and `response` does not count them.
+   if asked == count then return EXTRA end
    asked = asked + 1
+   if asked == 0 then return EXTRA end
+   local n = first + asked - 1
    if mix == "distinct" then return head(SYNC, string.format("u%09d", n), "Xk3fQ9") end
    if mix == "strangers" then return head(SYNC, "stranger", string.format("%09dr5", n)) end
    if mix == "invented" then
@@ -43,7 +48,7 @@ function request()
 end
 
 function response(code, headers)
-   if answered == count then return end
+   if answered == count or headers["X-Status"] == "ANONYMOUS" then return end
    local status = code .. " " .. (headers["X-Status"] or "-")
    statuses[status] = (statuses[status] or 0) + 1
    answered = answered + 1
