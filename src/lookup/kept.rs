@@ -88,12 +88,22 @@ impl Kept {
     ///
     /// The peer is that of a live lookup's upstream, and has no connection.
     pub unsafe fn take(&self, peer: &mut ngx_peer_connection_t, server: &Address) -> bool {
-        let connection = {
-            let mut idle = self.idle.borrow_mut();
-            let Some(at) = idle.iter().rposition(|(address, _)| address == server) else {
-                return false;
+        let connection = loop {
+            let connection = {
+                let mut idle = self.idle.borrow_mut();
+                let Some(at) = idle.iter().rposition(|(address, _)| address == server) else {
+                    return false;
+                };
+                idle.remove(at).1
             };
-            idle.remove(at).1
+            // What has come, and nginx has not told us yet, would be read as the answer to the next question.
+            // SAFETY: a connection in the list is open; once out of it, nothing refers to it.
+            unsafe {
+                if is_silent(connection) {
+                    break connection;
+                }
+                close(connection);
+            }
         };
         // SAFETY: a connection in the list is open, and nothing else uses it; the log is the lookup's.
         unsafe {
@@ -280,6 +290,10 @@ unsafe fn is_silent(connection: *mut ngx_connection_t) -> bool {
     let mut byte = [0u8; 1];
     // SAFETY: the buffer has the length that is said; the byte stays where it is.
     let got = unsafe {
+        #[cfg(ngx_feature = "http_ssl")]
+        if has_pending(connection) {
+            return false;
+        }
         libc::recv(
             (*connection).fd,
             byte.as_mut_ptr().cast(),
@@ -288,6 +302,21 @@ unsafe fn is_silent(connection: *mut ngx_connection_t) -> bool {
         )
     };
     got == -1 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
+}
+
+/// Whether the TLS of a connection, if it has any, has taken more from the socket than was read: an answer that fills the
+/// buffer leaves there what came behind it.
+///
+/// # Safety
+///
+/// The connection is open.
+#[cfg(ngx_feature = "http_ssl")]
+unsafe fn has_pending(connection: *mut ngx_connection_t) -> bool {
+    // SAFETY: the caller's; the TLS of an open connection has OpenSSL's structure.
+    unsafe {
+        let tls = (*connection).ssl.as_ref();
+        tls.is_some_and(|tls| nginx_sys::SSL_has_pending(tls.connection) != 0)
+    }
 }
 
 /// Closes a connection that nobody uses (`ngx_http_upstream_keepalive_close`).
