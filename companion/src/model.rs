@@ -3,9 +3,13 @@
 //! In comes what the readers in `input` made of files, checked; out of it `plan` makes upstreams and locations. Nothing
 //! here knows of a file format or of nginx.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+
+pub use limits::{LimitGroup, Rate, RequestLimits};
+
+mod limits;
 
 /// What a worker serves. One worker may have several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -349,6 +353,29 @@ pub struct Deployment {
     pub settings: Settings,
 }
 
+/// What the requests of a group are spread by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// The user who asks.
+    User,
+    /// The room that it is about.
+    Room,
+    /// The other server that asks.
+    Server,
+    /// Nothing: its workers take turns.
+    Turns,
+}
+
+impl Spread {
+    /// Each with its name in a deployment file.
+    pub const NAMED: [(&'static str, Self); 4] = [
+        ("user", Self::User),
+        ("room", Self::Room),
+        ("server", Self::Server),
+        ("turns", Self::Turns),
+    ];
+}
+
 /// An nginx version, which decides what may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NginxVersion(pub u16, pub u16, pub u16);
@@ -403,6 +430,10 @@ pub struct Settings {
     pub client_body: u64,
     /// Bytes that a federation request may have.
     pub federation_body: u64,
+    /// Limits of requests by user and address, if there are any.
+    pub limits: Option<RequestLimits>,
+    /// What the requests of a role are spread by, where the operator says so.
+    pub spread: BTreeMap<Role, Spread>,
     /// Seconds that a long poll may take.
     pub sync_read_timeout: u32,
     /// Seconds that anything else may take between two reads.

@@ -4,9 +4,12 @@
 //! same, so an explanation cannot differ from the file. A role without workers makes no upstream, and a route whose
 //! roles have none goes to main.
 
+mod limits;
+
 use serde::Serialize;
 
-use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role};
+use self::limits::Limits;
+use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role, Spread};
 use crate::table::{ROUTES, Route, Section, Split};
 
 /// What names begin with unless the deployment has a name.
@@ -49,6 +52,8 @@ pub struct Plan {
     pub edge: Edge,
     /// Whether any location asks for the user.
     pub user_hash: bool,
+    /// Limits by user and by address.
+    pub limits: Option<Limits>,
     /// The upstream that answers whoami.
     pub whoami: String,
     /// How the room is found in a path, where requests are spread by room.
@@ -88,6 +93,8 @@ pub struct Prefix {
     pub allow: Option<Vec<String>>,
     /// What opens it, as an explanation says it.
     pub opened_by: &'static str,
+    /// Whether limits by user and by address hold there.
+    pub limited: bool,
     /// Whether its answers may be cached.
     pub cached: bool,
     /// Whether it takes the bodies of other servers.
@@ -182,6 +189,8 @@ pub struct Location {
     pub repeats_post: bool,
     /// Whether the module is on.
     pub user_hash: bool,
+    /// Whether limits by user and by address hold there.
+    pub limited: bool,
     /// How a server is spoken to that is not Synapse.
     pub external: Option<Other>,
     /// The reason, for the comment and for `route`.
@@ -283,9 +292,36 @@ fn group(role: Role) -> (Option<Key>, &'static str) {
     }
 }
 
+/// What a group is spread by here, where the deployment file says something else too.
+fn spread(deployment: &Deployment, role: Role) -> Option<Key> {
+    match deployment.settings.spread.get(&role) {
+        None => group(role).0,
+        Some(Spread::User) => Some(Key::User),
+        Some(Spread::Room) => Some(Key::Room),
+        Some(Spread::Server) => Some(Key::Origin),
+        Some(Spread::Turns) => None,
+    }
+}
+
+/// What a group is for, with what the deployment file has it spread by.
+fn purpose(deployment: &Deployment, role: Role) -> String {
+    let why = group(role).1;
+    if spread(deployment, role) == group(role).0 {
+        return why.to_owned();
+    }
+    let by = match spread(deployment, role) {
+        Some(Key::User) => "by user",
+        Some(Key::Room) => "by room",
+        Some(Key::Origin) => "by server",
+        None => "in turns",
+    };
+    let why = why.split_once(':').map_or(why, |(what, _)| what);
+    format!("{why}, spread {by} as the deployment file says")
+}
+
 /// Whether requests of a role wait for news.
-fn by_user(role: Role) -> bool {
-    group(role).0 == Some(Key::User)
+fn waits(role: Role) -> bool {
+    matches!(role, Role::Sync | Role::InitialSync | Role::SlidingSync)
 }
 
 /// Names within one configuration.
@@ -344,14 +380,23 @@ impl Plan {
         }
         upstreams.extend(role_upstreams(deployment, &names, &locations));
         let has_readers = has(deployment, Role::ClientReader);
-        let whoami = if has_readers {
-            names.upstream(Role::ClientReader)
-        } else {
-            main.clone()
+        // A lookup is made to learn the user, so the workers that answer it take turns.
+        let readers_in_turns = spread(deployment, Role::ClientReader).is_none();
+        let whoami = match (has_readers, readers_in_turns) {
+            (true, true) => names.upstream(Role::ClientReader),
+            (true, false) => names.of("whoami"),
+            (false, _) => main.clone(),
         };
         if has_readers && !upstreams.iter().any(|upstream| upstream.name == whoami) {
-            upstreams.push(role_upstream(deployment, &names, Role::ClientReader));
+            let mut readers = role_upstream(deployment, &names, Role::ClientReader);
+            if !readers_in_turns {
+                readers.name.clone_from(&whoami);
+                readers.why = "who answers whoami, in turns".to_owned();
+                (readers.hash, readers.hash_variable) = (None, None);
+            }
+            upstreams.push(readers);
         }
+        let limits = deployment.settings.limits.as_ref();
         let uses = |key| upstreams.iter().any(|upstream| upstream.hash == Some(key));
         Self {
             name: names.0.to_owned(),
@@ -361,7 +406,8 @@ impl Plan {
                 closed: CLOSED,
                 closed_status: 404,
             },
-            user_hash: locations.iter().any(|location| location.user_hash),
+            user_hash: limits.is_some() || locations.iter().any(|location| location.user_hash),
+            limits: limits.map(Limits::new),
             room: uses(Key::Room).then_some(ROOM),
             by_origin: uses(Key::Origin),
             whoami,
@@ -414,6 +460,7 @@ fn prefixes(deployment: &Deployment, names: &Names<'_>, locations: &[Location]) 
                 Section::Mas => "allow under [mas]",
                 _ => "admin_allow under [listen]",
             },
+            limited: limited_in(deployment, section),
             cached,
             federation_body: section == Section::Federation,
             client: match section {
@@ -500,7 +547,9 @@ fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<
         },
         _ => Target::Upstream { name },
     };
-    let user_hash = role.is_some_and(by_user) || splits_initial;
+    let by_user = |role| spread(deployment, role) == Some(Key::User);
+    let long_poll = role.is_some_and(waits) || splits_initial;
+    let user_hash = role.is_some_and(by_user) || (splits_initial && by_user(Role::InitialSync));
     let why = match (route.to.first(), role) {
         // Whoever is sent a request that it may not be able to serve shall find that in the explanation.
         (Some(best @ Role::Writer(_)), Some(role)) if *best != role => format!(
@@ -516,12 +565,17 @@ fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<
         section: route.section,
         pattern: route.pattern(),
         target,
-        long_poll: user_hash,
+        long_poll,
         repeats_post: route.repeats_post,
         user_hash,
+        limited: limited_in(deployment, route.section),
         external: None,
         why,
     })
+}
+
+fn limited_in(deployment: &Deployment, section: Section) -> bool {
+    deployment.settings.limits.is_some() && limits::hold_in(section)
 }
 
 /// An override stands in every section whose requests its pattern can match: a `^~` prefix keeps others out.
@@ -533,15 +587,16 @@ fn overridden(
 ) -> Vec<Location> {
     let role = own.to.filter(|role| has(deployment, *role));
     let name = role.map_or_else(|| names.main(), |role| names.upstream(role));
-    let by_user = role.is_some_and(by_user);
+    let by_user = role.is_some_and(|role| spread(deployment, role) == Some(Key::User));
     let in_section = |section| Location {
         id: format!("override_{i}"),
         section,
         pattern: own.path.clone(),
         target: Target::Upstream { name: name.clone() },
-        long_poll: by_user,
+        long_poll: role.is_some_and(waits),
         repeats_post: false,
         user_hash: by_user,
+        limited: limited_in(deployment, section),
         external: None,
         why: "an override of the deployment file".to_owned(),
     };
@@ -582,6 +637,7 @@ fn outside(id: String, name: String, external: &ExternalRoute) -> Vec<Location> 
         long_poll: false,
         repeats_post: false,
         user_hash: false,
+        limited: false,
         external: Some(Other {
             tls: external.to.tls.clone(),
             authorities: external.to.authorities.clone(),
@@ -696,7 +752,7 @@ fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upst
         .iter()
         .filter_map(|worker| server(deployment, worker, role.resource()))
         .collect();
-    let (hash, why) = group(role);
+    let hash = spread(deployment, role);
     if hash.is_some() && servers.iter().any(|server| server.service.is_some()) {
         // nginx takes the weights of SRV records where a line has none of its own, and 1 is none (`template->weight` in
         // ngx_http_upstream_zone_resolve_handler()). CoreDNS gives each of n pods the weight 100/n, so that one pod more would
@@ -705,7 +761,7 @@ fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upst
     }
     Upstream {
         name: names.upstream(role),
-        why: why.to_owned(),
+        why: purpose(deployment, role),
         keepalive: keepalive(
             workers
                 .iter()

@@ -16,7 +16,7 @@ use crate::plan::{Location, NAME, Plan};
 use crate::table::Section;
 
 /// Every template with its name.
-const TEMPLATES: [(&str, &str); 11] = [
+const TEMPLATES: [(&str, &str); 13] = [
     ("nginx.conf.j2", include_str!("../templates/nginx.conf.j2")),
     ("http.conf.j2", include_str!("../templates/http.conf.j2")),
     ("log.conf.j2", include_str!("../templates/log.conf.j2")),
@@ -41,6 +41,14 @@ const TEMPLATES: [(&str, &str); 11] = [
     (
         "server.conf.j2",
         include_str!("../templates/server.conf.j2"),
+    ),
+    (
+        "limits.conf.j2",
+        include_str!("../templates/limits.conf.j2"),
+    ),
+    (
+        "limit_zones.conf.j2",
+        include_str!("../templates/limit_zones.conf.j2"),
     ),
     (
         "servers.conf.j2",
@@ -192,7 +200,7 @@ fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::
         main_file(&plan.name),
         env.get_template("nginx.conf.j2")?.render(&context)?,
     );
-    for name in [
+    let mut names = vec![
         "http",
         "log",
         "maps",
@@ -201,7 +209,11 @@ fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::
         "errors",
         "server",
         "servers",
-    ] {
+    ];
+    if plan.limits.is_some() {
+        names.extend(["limits", "limit_zones"]);
+    }
+    for name in names {
         let text = env
             .get_template(&format!("{name}.conf.j2"))?
             .render(&context)?;

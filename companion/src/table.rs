@@ -9,6 +9,9 @@
 
 use crate::model::{Role, Stream};
 
+/// The versions of the client API, for `{V}` in a path.
+pub const VERSIONS: &str = "(?:api/v1|r0|v1|v2|v3|unstable(?:/[^/]+)?)";
+
 /// Where a route lives in the rendered files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {
@@ -87,8 +90,7 @@ pub struct Route {
 impl Route {
     /// The path as nginx reads it.
     pub fn pattern(&self) -> String {
-        self.path
-            .replace("{V}", "(?:api/v1|r0|v1|v2|v3|unstable(?:/[^/]+)?)")
+        self.path.replace("{V}", VERSIONS)
     }
 }
 

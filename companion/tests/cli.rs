@@ -425,6 +425,54 @@ fn a_mistake_is_named_with_file_line_key_and_fix() {
             vec!["no certificate", "key listen.http2"],
         ),
         (
+            "rate",
+            format!("{main}[limits.user]\nsync = {{ per_second = 0.001, burst = 20 }}\n"),
+            vec![
+                "nginx counts whole requests a minute",
+                "key limits.user.sync",
+                "fix: write per_second = 5",
+            ],
+        ),
+        (
+            "limit",
+            format!("{main}[limits.user]\nsyncs = {{ per_second = 5 }}\n"),
+            vec!["unknown field `syncs`", "fix: write sync"],
+        ),
+        (
+            "parallel",
+            format!("{main}[limits.user]\nparallel_syncs = 0\n"),
+            vec!["1 at the least", "key limits.user.parallel_syncs"],
+        ),
+        (
+            "exempt",
+            format!(
+                "{main}[limits.user]\neverything = {{ per_second = 50, burst = 500 }}\nexempt = [\"bot\"]\n"
+            ),
+            vec![
+                "neither a user id nor a hash of one: bot",
+                "key limits.user.exempt",
+            ],
+        ),
+        (
+            "spread-group",
+            format!("{main}[spread]\nclient_readers = \"user\"\n"),
+            vec!["no such group: client_readers", "fix: write client_reader"],
+        ),
+        (
+            "spread-by",
+            format!("{main}[spread]\nclient_reader = \"users\"\n"),
+            vec![
+                "nothing to spread by: users",
+                "key spread.client_reader",
+                "\"turns\"",
+            ],
+        ),
+        (
+            "spread-server",
+            format!("{main}[spread]\nfederation_reader = \"user\"\n"),
+            vec!["cannot be spread by user: other servers ask"],
+        ),
+        (
             "zero",
             format!("{main}[limits]\nclient_body = \"0\"\n"),
             vec!["not a size: 0", "key limits.client_body"],
@@ -541,6 +589,90 @@ fn a_mistake_is_named_with_file_line_key_and_fix() {
             "{name}:\n{message}"
         );
     }
+}
+
+#[test]
+fn a_limit_that_an_ordinary_client_breaks_is_warned_about() {
+    let warned = |name: &str, limits: &str| {
+        let file = folder(name).join("deployment.toml");
+        let main = "[main]\nhost = \"127.0.0.1\"\nport = 8008\n\n";
+        std::fs::write(&file, format!("{main}{limits}")).unwrap();
+        let output = companion(&[
+            "render",
+            "-d",
+            file.to_str().unwrap(),
+            "--nginx-version",
+            "1.28.3",
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (name, limits, expected) in [
+        (
+            "limits-rate",
+            "sync = { per_second = 0.5, burst = 100 }",
+            "0.5 requests a second may be too few for an ordinary person",
+        ),
+        (
+            "limits-burst",
+            "everything = { per_second = 50, burst = 5 }",
+            "a burst of 5 may be too few",
+        ),
+        (
+            "limits-no-burst",
+            "media = { per_second = 50 }",
+            "a burst of 0 may be too few",
+        ),
+        (
+            "limits-parallel",
+            "parallel_syncs = 2",
+            "2 syncs at a time may be too few",
+        ),
+        (
+            "limits-nothing",
+            "exempt = [\"@bot:example.org\"]",
+            "nothing is limited here",
+        ),
+    ] {
+        let said = warned(name, &format!("[limits.user]\n{limits}\n"));
+        assert!(
+            said.contains(expected) && said.contains("key limits.user"),
+            "{said}"
+        );
+    }
+    // What `init` shows is enough for everybody.
+    let example = said(&["init", "-"]);
+    let (_, rest) = example.split_once("#: [limits.user]\n").unwrap();
+    let (limits, _) = rest.split_once("\n\n").unwrap();
+    let limits = format!("[limits.user]\n{limits}").replace("#: ", "");
+    assert!(limits.contains("[limits.address]"), "{limits}");
+    assert_eq!(warned("limits-example", &limits), "");
+}
+
+#[test]
+fn syncs_in_turns_are_warned_about() {
+    let file = folder("spread-syncs").join("deployment.toml");
+    let text = std::fs::read_to_string(tests().join("deployments/small.toml")).unwrap();
+    std::fs::write(&file, format!("{text}\n[spread]\nsync = \"turns\"\n")).unwrap();
+    let output = companion(&[
+        "render",
+        "-d",
+        file.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("each worker of sync has to know every user"),
+        "{said}"
+    );
+    // A sync in turns is a long poll all the same, and needs no lookup.
+    let rendered = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        rendered.contains("proxy_next_upstream_timeout 600s;"),
+        "{rendered}"
+    );
+    assert!(!rendered.contains("matrix_user_hash "), "{rendered}");
 }
 
 #[test]

@@ -6,10 +6,12 @@
 
 mod checks;
 mod external;
+mod limits;
 mod listener;
 mod messages;
 mod schema;
 mod settings;
+mod spread;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

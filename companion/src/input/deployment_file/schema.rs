@@ -19,6 +19,7 @@ pub(super) struct File {
     pub name: Option<Spanned<String>>,
     pub listen: Listen,
     pub limits: Limits,
+    pub spread: BTreeMap<String, Spanned<String>>,
     pub timeouts: Timeouts,
     pub resolver: Resolver,
     pub user_hash: UserHash,
@@ -108,6 +109,28 @@ pub(super) struct Limits {
     pub max_upload_size: Option<Spanned<String>>,
     pub client_body: Option<Spanned<String>>,
     pub federation_body: Option<Spanned<String>>,
+    pub user: Option<Spanned<UserLimits>>,
+    pub address: Option<Spanned<RateLimit>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct UserLimits {
+    pub sync: Option<Spanned<RateLimit>>,
+    pub sliding_sync: Option<Spanned<RateLimit>>,
+    pub send: Option<Spanned<RateLimit>>,
+    pub media: Option<Spanned<RateLimit>>,
+    pub everything: Option<Spanned<RateLimit>>,
+    pub parallel_syncs: Option<Spanned<u32>>,
+    pub exempt: Vec<Spanned<String>>,
+    pub exempt_addresses: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimit {
+    pub per_second: Spanned<f64>,
+    pub burst: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]

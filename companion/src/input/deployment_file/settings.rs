@@ -62,6 +62,8 @@ impl Reader<'_> {
             federation_body: self
                 .size(file.limits.federation_body.as_ref())
                 .unwrap_or(upload.saturating_mul(3).max(FEDERATION)),
+            limits: self.request_limits(&file.limits),
+            spread: self.spread(&file.spread),
             sync_read_timeout: self
                 .time(file.timeouts.sync.as_ref())
                 .unwrap_or(SYNC_TIMEOUT),
