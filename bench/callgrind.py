@@ -50,6 +50,6 @@ def order(nginx, what):
 def total(pid):
     dumps = sorted(RUN.glob(f"callgrind.{pid}.*"))
     if not dumps:
-        raise BenchError(f"callgrind wrote no dump of process {pid}: see {RUN}/front.stderr")
+        raise BenchError(f"callgrind wrote no dump of process {pid}: see {RUN}/front.out")
     found = re.search(r"^totals: (\d+)", dumps[-1].read_text(), re.MULTILINE)
     return int(found.group(1))

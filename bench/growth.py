@@ -3,7 +3,7 @@
 import random
 import time
 
-from campaign.homeserver import Whoami
+from campaign.bed import Whoami
 
 from . import fronts
 from .bed import FRONT, sync_workers
@@ -119,7 +119,7 @@ def waiting(number, name, user):
         before, start = nginx.processor_seconds(), time.monotonic()
         with Crowd(FRONT) as crowd:
             crowd.send(head(user(n), "/answered/sync?timeout=30000") for n in range(number))
-            memory = nginx.memory() if name == "one token" else None
+            memory = nginx.resident() if name == "one token" else None
             _, last = crowd.answers()
         spent = nginx.processor_seconds() - before
     figures = {f"{name}: us": spent / number * 1e6, f"{name}: seconds": last - start}

@@ -1,6 +1,6 @@
 """Instructions of a request whose token is known, in each front, beside the floor's."""
 
-from campaign.homeserver import Whoami
+from campaign.bed import Whoami
 
 from . import fronts
 from .bed import sync_workers

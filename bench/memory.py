@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from campaign.homeserver import Whoami
+from campaign.bed import Whoami
 
 from . import fronts
 from .bed import FRONT, ROOT, RUN, BenchError, SilentWorker, sync_workers
@@ -43,7 +43,7 @@ def long_poll(front, kind):
             for first, after in ((0, FEW), (FEW, MANY)):
                 crowd.send(head(n, "/pending/sync?timeout=30000") for n in range(first, after))
                 crowd.wait_until(lambda after=after: silent.pending() >= after)
-                sizes.append(nginx.memory())
+                sizes.append(nginx.resident())
     return (sizes[1] - sizes[0]) / (MANY - FEW) / 1024
 
 
@@ -82,8 +82,8 @@ def million(part):
         with sync_workers(), Whoami() as homeserver, measured.start() as nginx, Client(FRONT) as client:
             for n in range(0, users, users // requests):
                 client.get(head(n))
-            result.figure(measured.name, rss_MB=nginx.memory("VmRSS") / 1e6, own_MB=nginx.memory("RssAnon") / 1e6,
-                          shared_MB=nginx.memory("RssShmem") / 1e6)
+            result.figure(measured.name, rss_MB=nginx.resident("VmRSS") / 1e6, own_MB=nginx.resident("RssAnon") / 1e6,
+                          shared_MB=nginx.resident("RssShmem") / 1e6)
             known(homeserver)
     zone = 36 * (1 << 20) / 1e6
     added = result.figures["ours"]["rss_MB"] - result.figures["floor"]["rss_MB"] - zone

@@ -1,7 +1,6 @@
 """What a token costs that nobody knows yet: time, and calls of whoami."""
 
-from campaign.bed import WHOAMI
-from campaign.homeserver import Whoami
+from campaign.bed import WHOAMI, Whoami
 
 from . import fronts
 from .bed import FRONT, sync_workers, undisturbed
@@ -39,7 +38,7 @@ def added(front, delay):
         with Client(FRONT) as client, Client(WHOAMI) as direct:
             for n in range(20):
                 client.get(head(n))
-            homeserver.reset()
+            homeserver.forget()
             for n in range(1000, 1000 + EACH):
                 misses.append(client.time(head(n)))
                 hits.append(client.time(head(n)))

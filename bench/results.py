@@ -7,7 +7,9 @@ import statistics
 import time
 from pathlib import Path
 
-from .bed import ROOT, version
+from tests.bed.nginx import version
+
+from .bed import ROOT
 
 RESULTS = ROOT / "bench/results"
 median = statistics.median

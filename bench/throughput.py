@@ -1,6 +1,6 @@
 """Under load: processor time and requests a second at saturation, latency at half of what the floor can do."""
 
-from campaign.homeserver import Whoami
+from campaign.bed import Whoami
 
 from . import fronts
 from .bed import FRONT, sync_workers, undisturbed

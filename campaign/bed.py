@@ -13,12 +13,27 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bed import homeserver
 from tests.bed import nginx as bed
 from tests.bed.processes import ROOT
 
 WORK = ROOT / "build/campaign"
 PORTS = int(os.environ.get("CAMPAIGN_PORTS", "24000"))
 FRONT, WHOAMI, CONTROL, DEAD, SILENT = (PORTS + n for n in (0, 1, 2, 3, 4))
+
+
+class Whoami(homeserver.Homeserver):
+    """The stand-in homeserver, on these ports."""
+
+    def __init__(self):
+        super().__init__([WHOAMI], CONTROL, WORK / f"run/homeserver-{PORTS}")
+
+
+class FastWhoami(homeserver.FastHomeserver):
+    """The one that is fast."""
+
+    def __init__(self):
+        super().__init__(WHOAMI, WORK / f"run/whoami-{PORTS}")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from tests.bed.people import hash_of, owner, user_hash
+
 from .bed import FRONT
-from .people import hash_of, owner, user_hash
 
 PATIENCE = 15.0
 FALLBACKS = ("ERROR", "TIMEOUT", "REFUSED")

@@ -12,12 +12,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from tests.bed.people import token
 from tests.bed.processes import ROOT, BedError, wait_for
 
-from .bed import FRONT, PORTS, WORK, Front, Nginx
+from .bed import FRONT, PORTS, WORK, Front, Nginx, Whoami
 from .client import Clients
-from .homeserver import Whoami
-from .people import token
 
 PROMETHEUS = PORTS + 5
 STATUSES = ("hit", "miss", "refused", "anonymous")

@@ -6,13 +6,12 @@ import socket
 import subprocess
 import time
 
+from tests.bed.people import token
 from tests.bed.processes import ROOT
 
-from .bed import SILENT, WHOAMI, Front, Nginx
+from .bed import SILENT, WHOAMI, FastWhoami, Front, Nginx, Whoami
 from .client import Clients
 from .flood import flood
-from .homeserver import FastWhoami, Whoami
-from .people import token
 
 MEBIBYTE = 1 << 20
 
@@ -147,7 +146,7 @@ async def device_less(report, whoami, nginx):
         await clients.get(token("bridgeirc"), path)
     report.equal("entries for a bridge that names 500 users it does not have (its own)", 1,
                  nginx.figures()["entries"] - entries)
-    ghost = await clients.get(token("bridgeirc"), "/_matrix/client/v3/sync?user_id=%40ghost_bob%3Aexample.org")
+    ghost = await clients.get(token("bridgeirc"), "/_matrix/client/v3/sync?user_id=%40telegram_bob%3Aexample.org")
     report.equal("then a ghost of the bridge's is still found", "MISS", ghost.status)
     clients.close()
 

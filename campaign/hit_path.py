@@ -9,12 +9,11 @@ import re
 import signal
 import subprocess
 
+from tests.bed.people import token
 from tests.bed.processes import listens, wait_for
 
-from .bed import FRONT, Front, Nginx
+from .bed import FRONT, Front, Nginx, Whoami
 from .client import Clients
-from .homeserver import Whoami
-from .people import token
 
 HANDLER = "ngx_http_matrix_user_hash_module::phase::handle"
 # By what name memory is taken or given back, and locks are taken.

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import time
 
+from tests.bed.people import token
 from tests.bed.processes import ROOT
 
 from . import variant
-from .bed import Front, Nginx
+from .bed import Front, Nginx, Whoami
 from .client import Clients
-from .homeserver import Whoami
-from .people import token
 from .report import percentile, spread
 
 WORKERS = 4

@@ -5,10 +5,10 @@ import itertools
 import os
 import time
 
-from .bed import WHOAMI, Front, Nginx
+from tests.bed.people import token
+
+from .bed import WHOAMI, Front, Nginx, Whoami
 from .client import Clients
-from .homeserver import Whoami
-from .people import token
 from .report import Noise, percentile, spread
 
 
@@ -91,7 +91,7 @@ async def refreshed_once(report, whoami, clients):
     await clients.all(users)
     await asyncio.sleep(2.2)
     whoami.set(delay=0.2)
-    whoami.reset()
+    whoami.forget()
     await clients.all(users * 20, at_once=100)
     await asyncio.sleep(0.5)
     # Of entries whose refresh found no free place among the lookups in flight, the next request sees to it.
@@ -167,7 +167,7 @@ async def broken(report, whoami, nginx, how, behaviour, seconds, per_second):
     # A lookup that hangs takes its second to fail, and sixty-four may hang at once: then the breaker opens.
     await asyncio.sleep(1.0 if how == "refuses" else 2.2)
     after_first = nginx.figures()["lookups"]
-    whoami.reset()
+    whoami.forget()
     answers = await load
     elapsed = time.monotonic() - begin
     figures = nginx.figures()
@@ -200,7 +200,7 @@ def hold(report):
     timeout = 1.0
     # Longer than the whole, so that it is the module's own timeout that is measured.
     front = Front(directives="matrix_user_hash_timeout 1s; matrix_user_hash_read_timeout 20s;")
-    kinds = ("ok", "hang", "drip", "close", "redirect", "html", "gzip", "big", "garbage", "status", "refuse")
+    kinds = ("ok", "hang", "drip", "close", "status-302", "html", "gzip", "megabyte", "garbage", "status-500", "refuse")
     for kind in kinds:
         with Whoami() as whoami, Nginx(front, report.name) as nginx:
             asyncio.run(held(report, whoami, kind, timeout, 100 if report.short else 2000))

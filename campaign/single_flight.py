@@ -4,10 +4,10 @@ import asyncio
 import os
 import signal
 
-from .bed import Front, Nginx
+from tests.bed.people import token
+
+from .bed import Front, Nginx, Whoami
 from .client import Clients
-from .homeserver import Whoami
-from .people import token
 from .report import Noise, spread
 
 WHOAMI_TAKES = 0.3
@@ -34,7 +34,7 @@ async def one_lookup(report, whoami, clients, rounds):
     wrong = 0
     with Noise() as noise:
         for number in range(rounds):
-            whoami.reset()
+            whoami.forget()
             answers = await crowd(clients, token(f"cold{number}"), 500)
             asked.append(whoami.seen()["requests"])
             leader = max((a.held for a in answers if a.status == "MISS"), default=0.0)
@@ -50,7 +50,7 @@ async def one_lookup(report, whoami, clients, rounds):
 
 
 async def leader_leaves(report, whoami, clients):
-    whoami.reset()
+    whoami.forget()
     bearer = token("leaver")
     leader = asyncio.create_task(clients.get(bearer))
     await until_asked(whoami, bearer)
@@ -65,7 +65,7 @@ async def leader_leaves(report, whoami, clients):
 
 async def leader_dies(report, whoami, clients, nginx):
     """SIGKILL to the worker whose lookup is on its way; others wait on all workers."""
-    whoami.reset()
+    whoami.forget()
     bearer = token("orphaned")
     leader = asyncio.create_task(clients.get(bearer))
     port = await until_asked(whoami, bearer)
@@ -98,9 +98,9 @@ async def until_second(whoami):
 
 
 async def leader_fails(report, whoami, clients):
-    failures = {"status": "500", "close": "the connection is closed", "hang": "no answer in time"}
+    failures = {"status-500": "500", "close": "the connection is closed", "hang": "no answer in time"}
     for kind, words in failures.items():
-        whoami.reset()
+        whoami.forget()
         whoami.set(kind=kind)
         with Noise() as noise:
             answers = await crowd(clients, token(f"failed{kind}"), 200)

@@ -10,13 +10,12 @@ import struct
 import time
 from dataclasses import replace
 
+from tests.bed.people import token
 from tests.bed.processes import wait_for
 
 from . import variant
-from .bed import Front, Nginx
+from .bed import Front, Nginx, Whoami
 from .client import Clients
-from .homeserver import Whoami
-from .people import token
 
 
 def state(report):
@@ -61,7 +60,7 @@ class Restarts:
 
     def ask(self):
         """Asks for everyone; gives the answers, and how often whoami was asked for them."""
-        self.whoami.reset()
+        self.whoami.forget()
 
         async def everyone():
             clients = Clients()

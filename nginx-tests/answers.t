@@ -1,5 +1,5 @@
 # Which answers of whoami are a user and which are an error: docs/requests.md, 4.
-# Each kind is a location whose whoami URL names the kind to the stand-in (lib/whoami.py, steps()).
+# Each kind is a location whose whoami URL names the kind to the stand-in (tests/bed/answers.py).
 
 use strict;
 use warnings;

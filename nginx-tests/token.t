@@ -28,7 +28,7 @@ sub percent {
 }
 
 # A token of exactly that many bytes, which the stand-in does not know.
-sub long_token { return 'mat_YY_' . 'x' x ($_[0] - 7) }
+sub long_token { return 'mat_stranger_' . 'x' x ($_[0] - 13) }
 
 run_tests();
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from campaign.bed import WHOAMI
+from tests.bed.nginx import module
 
-from ..bed import FRONT, SILENT, TEMPORARY, WORKERS, Nginx, module
+from ..bed import FRONT, SILENT, TEMPORARY, WORKERS, Nginx
 
 HERE = Path(__file__).resolve().parent
 # As libnginx-mod-http-js and -lua have them in Debian.

@@ -1,7 +1,7 @@
 package MatrixUserHash;
 
 # What every test file needs: ports of its own, tokens that look real, the hashes they must give, the stand-in
-# homeserver (whoami.py), and for Test::Nginx blocks a `--- steps` section that reads as a specification.
+# homeserver (tests/bed/standin.py), and for Test::Nginx blocks a `--- steps` section that reads as a specification.
 #
 # In:  TEST_NGINX_BINARY and TEST_NGINX_LOAD_MODULES, as scripts/nginx-tests sets them; MATRIX_USER_HASH_PORTS, the
 #      first of the ports that the suite may use (19000); MATRIX_USER_HASH_OFF=1 turns the directive off everywhere,
@@ -93,12 +93,13 @@ sub expand {
 
 sub start_whoami {
     return if $Mock;
-    my @cmd = ('/usr/bin/python3', dirname(__FILE__) . '/whoami.py', join(',', $Base + 5, $Base + 6),
+    my @cmd = (qw(/usr/bin/python3 -B -m tests.bed.standin), join(',', $Base + 5, $Base + 6), '--socket',
                $ENV{TEST_NGINX_WHOAMI_SOCK});
+    local $ENV{PYTHONPATH} = File::Spec->rel2abs(dirname(__FILE__) . '/../..');
     unlink $ENV{TEST_NGINX_WHOAMI_SOCK};
-    $Mock = open(my $out, '-|', @cmd) // die "cannot start whoami.py: $!";
+    $Mock = open(my $out, '-|', @cmd) // die "cannot start the stand-in homeserver: $!";
     my $line = <$out> // '';
-    die "whoami.py did not start" unless $line eq "ready\n";
+    die "the stand-in homeserver did not start" unless $line eq "ready\n";
     chmod 0777, $ENV{TEST_NGINX_WHOAMI_SOCK};
     $MatrixUserHash::Keep = $out;
     $MatrixUserHash::Owner = $$;

@@ -13,13 +13,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from tests.bed import client  # noqa: E402 - it stands in the root of the repository
+from tests.bed import client, nginx  # noqa: E402 - they stand in the root of the repository
 
 TESTS = ROOT / "companion" / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -145,31 +144,21 @@ class Workers:
             self.stop(name)
 
 
-class Nginx:
+class Nginx(nginx.Nginx):
     """An nginx with a rendered configuration, in a folder of its own."""
 
     def __init__(self, conf, prefix):
-        self.conf, self.prefix = Path(conf), Path(prefix)
-        self.process = None
+        super().__init__(Path(prefix), Path(conf), binary=NGINX)
 
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            [NGINX, "-p", self.prefix, "-c", self.conf, "-e", "stderr", "-g", "daemon off;"],
-            stdout=open(self.prefix / "stdout.log", "wb"),
-            stderr=open(self.prefix / "stderr.log", "wb"),
-        )
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(10)
+    def command(self):
+        """Its errors go where its output goes: what it may not write to is part of what is tested."""
+        return [self.binary, "-p", self.directory, "-c", self.configuration, "-e", "stderr"]
 
     def log(self):
-        """The access log, which the checks have nginx write to its standard output."""
-        return (self.prefix / "access.log").read_text(errors="replace")
+        return (self.directory / "access.log").read_text(errors="replace")
 
     def errors(self):
-        return (self.prefix / "stderr.log").read_text(errors="replace")
+        return (self.directory / f"{self.name}.out").read_text(errors="replace")
 
 
 @contextlib.contextmanager
@@ -207,10 +196,10 @@ def fixed_folder():
             check=True, capture_output=True)
 
 
-def wrapped_nginx(path, nginx=NGINX):
+def wrapped_nginx(path, binary=NGINX):
     """A program that is nginx with this prefix, for `check --nginx`."""
     program = path / "nginx"
-    program.write_text(f"#!/bin/sh\nexec {nginx} -p {path} -e stderr \"$@\"\n")
+    program.write_text(f"#!/bin/sh\nexec {binary} -p {path} -e stderr \"$@\"\n")
     program.chmod(0o755)
     return program
 
@@ -238,19 +227,8 @@ def running(deployment, *args, settings=True):
         source = prefix / "deployment.toml"
         source.write_text(text)
         companion("render", "-d", source, "--output", prefix, "--nginx", NGINX, *args)
-        with Nginx(prefix / "nginx.conf", prefix) as nginx:
-            wait_for_pid(prefix, nginx)
-            yield nginx
-
-
-def wait_for_pid(prefix, nginx):
-    for _ in range(200):
-        if (prefix / "nginx.pid").exists() and (prefix / "nginx.pid").read_text().strip():
-            return
-        if nginx.process.poll() is not None:
-            break
-        time.sleep(0.02)
-    raise AssertionError(f"nginx did not start:\n{nginx.errors()}")
+        with Nginx(prefix / "nginx.conf", prefix) as running_nginx:
+            yield running_nginx
 
 
 class Client(client.Client):

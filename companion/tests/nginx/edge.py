@@ -75,7 +75,6 @@ def check_a_full_disk_tells_no_token():
                                   f'[paths]\ntemp = "{prefix}/temp"\npid = "{prefix}/nginx.pid"\n'))
             bed.companion("render", "-d", toml, "--output", prefix, "--nginx", bed.NGINX)
             with bed.Nginx(prefix / "nginx.conf", prefix) as nginx:
-                bed.wait_for_pid(prefix, nginx)
                 for kind in ("client_body", "proxy"):
                     (prefix / "temp" / kind).rename(prefix / "temp" / f"{kind}.gone")
                 answer = bed.Client().ask("POST", f"/_matrix/media/v3/upload?access_token={token}", body=b"x" * 500_000)
@@ -124,7 +123,7 @@ def check_an_override_holds_wherever_it_can():
         for path, worker in [("/_matrix/media/v3/config", "main"), ("/_matrix/client/v1/media/config", "main"),
                              ("/_matrix/media/v3/download/a/b", "media1")]:
             assert bed.Client().ask("GET", path).worker == worker, path
-            out, _ = bed.companion("route", "GET", path, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX)
+            out, _ = bed.companion("route", "GET", path, "-d", nginx.directory / "deployment.toml", "--nginx", bed.NGINX)
             assert f"worker    {worker}  " in out, (path, out)
 
 
@@ -243,7 +242,7 @@ def check_logins_go_to_the_authentication_service():
                 got = client.ask(method, path).worker or "nobody"
                 got = "generic" if got in ("initial_sync1", "sync3") else got
                 assert got == worker, (method, path, got)
-                out, _ = bed.companion("route", method, path, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX)
+                out, _ = bed.companion("route", method, path, "-d", nginx.directory / "deployment.toml", "--nginx", bed.NGINX)
                 group = {"generic": "client_reader|synapse_room", "bot": "external_0", "bridge": "external_1"}.get(worker, worker)
                 assert re.search(rf"^upstream  synapse_(?:{group.replace('synapse_', '')}),", out, re.M), (path, out)
             report = client.ask("POST", f"/_matrix/client/v3/rooms/{room}/report/$e:f?a=b").json()
@@ -317,7 +316,6 @@ def check_no_log_holds_a_token():
             (prefix / "deployment.toml").write_text(toml)
             bed.companion("render", "-d", prefix / "deployment.toml", "--output", prefix, "--nginx", bed.NGINX)
             with bed.Nginx(prefix / "nginx.conf", prefix) as nginx:
-                bed.wait_for_pid(prefix, nginx)
                 client = bed.Client()
                 for path in forms:
                     client.ask("GET", path)

@@ -270,7 +270,6 @@ def logged(deployment):
         first = servers.read_text().index("listen ")
         servers.write_text(servers.read_text()[:first] + "listen 127.0.0.1:20007;\n    " + servers.read_text()[first:])
         with bed.Nginx(conf, prefix) as nginx:
-            bed.wait_for_pid(prefix, nginx)
             client = bed.Client(20007)
             yield nginx, lambda method, path, agent: client.ask(method, path, {"User-Agent": agent})
 

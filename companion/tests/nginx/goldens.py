@@ -133,8 +133,7 @@ def check_two_homeservers_fit_into_one_nginx():
             bed.companion("render", "-d", prefix / "second.toml", "--output", prefix, "--nginx", bed.NGINX)
             done = subprocess.run([bed.NGINX, "-t", "-p", prefix, "-c", conf, "-e", "stderr"], capture_output=True, text=True, check=False)
             assert done.returncode == 0 and "[warn]" not in done.stderr, done.stderr
-            with bed.Nginx(conf, prefix) as nginx:
-                bed.wait_for_pid(prefix, nginx)
+            with bed.Nginx(conf, prefix):
                 for name in ("first", "second"):
                     host = {"Host": f"{name}.example"}
                     for path in ("/_matrix/client/v3/unheard_of", "/_synapse/admin/v2/users", "/_matrix/media/v3/download/a/b"):

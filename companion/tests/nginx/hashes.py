@@ -48,8 +48,7 @@ def check_the_hash_is_nginx_s_own():
             f"pid {prefix}/nginx.pid; events {{}} http {{ access_log off; {upstreams} {backends}"
             f" server {{ listen 127.0.0.1:20000; keepalive_requests 1000000; {locations} }} }}")
         lines = []
-        with bed.Nginx(conf, prefix) as nginx:
-            bed.wait_for_pid(prefix, nginx)
+        with bed.Nginx(conf, prefix):
             client = bed.Client()
             for n in range(KEYS):
                 user = f"@user{n}:example.org"
@@ -114,7 +113,7 @@ def check_route_names_the_worker_of_a_room():
                          f"/_matrix/client/v3/join/{encoded}"]
                 got = {client.ask("GET", path).worker for path in paths}
                 assert len(got) == 1 and not got & {None, "main"}, (room, got)
-                out, _ = bed.companion("route", "GET", paths[1], "-d", nginx.prefix / "deployment.toml",
+                out, _ = bed.companion("route", "GET", paths[1], "-d", nginx.directory / "deployment.toml",
                                        "--nginx", bed.NGINX)
                 assert f"worker    {got.pop()}  " in out, (room, out)
     finally:

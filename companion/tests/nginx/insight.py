@@ -273,10 +273,10 @@ def ring_of_a_real_log(workers, resolver, hosts, weights):
         for n in range(60):
             assert ask(client, n).status == 200
         workers.start("sync3", port=20113)
-        log = nginx.prefix / "access.log"
+        log = nginx.directory / "access.log"
         moving.until(5, lambda: nginx.log().count("\n") >= 361, "nginx did not log everything")
         attempts = [recompute.parts(recompute.parse(line)["worker"]) for line in nginx.log().splitlines()]
-        args = ["simulate", log, "--json", "--today-deployment", nginx.prefix / "deployment.toml", "--workers", "a:1,b:1"]
+        args = ["simulate", log, "--json", "--today-deployment", nginx.directory / "deployment.toml", "--workers", "a:1,b:1"]
         got = json.loads(bed.companion(*args)[0])
         assert got["check"]["otherwise"] == 0, got["check"]
         # Nothing was left out but what failed over, and what came before the names were known.

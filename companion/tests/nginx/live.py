@@ -120,7 +120,7 @@ def check_top_once_says_what_nginx_and_its_log_say():
     toml = (bed.TESTS / "deployments" / "small.toml").read_text() + '\n[status]\nlisten = "127.0.0.1:20030"\n'
     with moving.workers(("main", "127.0.0.1", 20108), ("sync1", "127.0.0.1", 20111), ("sync2", "127.0.0.1", 20112),
                         ("generic1", "127.0.0.1", 20113)), bed.running(toml) as nginx:
-        log = nginx.prefix / "access.log"
+        log = nginx.directory / "access.log"
         client = bed.Client()
         args = ["top", log, "--once", "--interval", "1s", "--metrics", "http://127.0.0.1:20030/metrics",
                 "--metrics", "http://127.0.0.1:20031/metrics"]
@@ -139,7 +139,7 @@ def check_top_once_says_what_nginx_and_its_log_say():
         assert figures["requests"]["hit"] == 18 and figures["requests"]["miss"] == 0, figures
         assert figures["entries"] == 18 and 0.9 <= figures["hit_ratio"] <= 1, figures
         assert len(got["silent"]) == 1 and "20031" in got["silent"][0], got["silent"]
-        page = nginx.prefix / "page.html"
+        page = nginx.directory / "page.html"
         out, _ = bed.companion(*args, "--html", page)
         assert "the last 60 seconds" in out and "hit ratio" in out and "no figures from 127.0.0.1:20031" in out, out
         # One more plot if the requests fell into two minutes.

@@ -63,7 +63,7 @@ def check_traffic_follows_dns():
             until(10, lambda: client.ask("GET", SYNC, token(0)).status == 200, "names were not resolved")
             before = {n: client.ask("GET", SYNC, token(n)).worker for n in range(40)}
             assert set(before.values()) == {"one", "two"}, before
-            out, _ = bed.companion("route", "GET", SYNC, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX,
+            out, _ = bed.companion("route", "GET", SYNC, "-d", nginx.directory / "deployment.toml", "--nginx", bed.NGINX,
                                    "--user", "@user0:example.org")
             assert ("sync1.test" if before[0] == "one" else "sync2.test") in out, out
             bench.stop("two")
@@ -101,7 +101,7 @@ def check_a_service_gains_and_loses_pods():
             for n in range(0, 60, 7):
                 # As dig prints them, with a dot at the end.
                 members = [part for host, _ in pods for part in ("--member", f"{host}.")]
-                out, _ = bed.companion("route", "GET", SYNC, "-d", nginx.prefix / "deployment.toml", "--nginx", bed.NGINX,
+                out, _ = bed.companion("route", "GET", SYNC, "-d", nginx.directory / "deployment.toml", "--nginx", bed.NGINX,
                                        "--user", f"@user{n}:example.org", *members)
                 assert f"worker    sync-{three[n][-1]}.sync.matrix.test" in out, (n, three[n], out)
             names.srv("_http._tcp.sync.matrix.test", *pods[:2])
@@ -215,7 +215,7 @@ def check_a_reload_keeps_everybody_in_place():
         poll.start()
         time.sleep(0.3)
         bench.delay = {}
-        nginx.process.send_signal(signal.SIGHUP)
+        nginx.send(signal.SIGHUP)
         time.sleep(1)
         assert {n: bed.Client().ask("GET", SYNC, token(n)).worker for n in range(30)} == before
         assert not waited, "the poll did not outlast the reload"
