@@ -320,7 +320,8 @@ def body_of(buffer, fields):
         body = bytes(buffer[:length])
         del buffer[:length]
         return body
-    body, at = b"", 0
+    # Copied only when all of it is there.
+    parts, at = [], 0
     while True:
         end = buffer.find(b"\r\n", at)
         if end < 0:
@@ -330,9 +331,10 @@ def body_of(buffer, fields):
         if len(buffer) < at:
             return None
         if size == 0:
+            body = b"".join(bytes(buffer[begin:end]) for begin, end in parts)
             del buffer[:at]
             return body
-        body += buffer[end + 2:at - 2]
+        parts.append((end + 2, at - 2))
 
 
 async def serve(ports, path, control):

@@ -103,7 +103,8 @@ sub run {
         exec @cmd or die "cannot run @cmd: $!";
     }
     my $end = time + ($ENV{TEST_NGINX_USE_VALGRIND} ? 60 : 10);
-    until (-s "$self->{root}/logs/nginx.pid" && (!defined $self->{server} || $self->listening)) {
+    # The port is open before there is any worker process.
+    until (-s "$self->{root}/logs/nginx.pid" && $self->worker_pids >= $self->{workers} && (!defined $self->{server} || $self->listening)) {
         die "nginx did not start: " . $self->error_log if time > $end || waitpid($self->{pid}, 1) > 0;
         sleep 0.02;
     }
