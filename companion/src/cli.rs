@@ -30,12 +30,43 @@ pub enum Command {
         /// Replace an nginx.conf that somebody else wrote
         #[arg(long, requires = "output")]
         force: bool,
+        #[command(flatten)]
+        moves: Moves,
+        /// The folder of the nginx.conf that runs, if it is not that of --output
+        #[arg(long, value_name = "DIR")]
+        installed: Option<PathBuf>,
+    },
+    /// Render as if a worker were not there: its users leave it one by one
+    Drain {
+        /// The worker's name
+        #[arg(value_name = "NAME")]
+        leaving: String,
+        #[command(flatten)]
+        input: Input,
+        /// The folder for nginx.conf and synapse/; without it, everything is shown
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Over how much time they leave
+        #[arg(long, value_name = "TIME", default_value = "30m", value_parser = time::parse_length)]
+        gradually: u64,
+        /// When they begin to; without it, at the next whole minute that is at least a minute away
+        #[arg(long, value_name = "TIME", value_parser = start)]
+        start: Option<u64>,
+        /// The folder of the nginx.conf that runs, if it is not that of --output
+        #[arg(long, value_name = "DIR", required_unless_present = "output")]
+        installed: Option<PathBuf>,
     },
     /// Render into a temporary folder and have `nginx -t` judge it
     Check {
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        moves: Moves,
+        #[command(flatten)]
+        installed: InstalledFolder,
     },
+    /// Say how far users who are on the move have come, and who moves when
+    Rollout(RolloutArguments),
     /// Say what nginx does with a request: location, upstream, worker, and why
     Route {
         /// The method
@@ -53,6 +84,11 @@ pub enum Command {
         /// Where workers are a DNS service: a name that its SRV records have now; repeatable
         #[arg(long, value_name = "NAME")]
         member: Vec<String>,
+        #[command(flatten)]
+        installed: InstalledFolder,
+        /// When it is asked, where users are on the move; without it, now
+        #[arg(long, value_name = "TIME", value_parser = start)]
+        at: Option<u64>,
     },
     /// Show the table of all routes: pattern, worker types, and why
     Routes {
@@ -64,9 +100,10 @@ pub enum Command {
     Diff {
         #[command(flatten)]
         input: Input,
-        /// The folder of the installed nginx.conf
-        #[arg(long, value_name = "DIR", default_value = "/etc/nginx")]
-        installed: PathBuf,
+        #[command(flatten)]
+        moves: Moves,
+        #[command(flatten)]
+        installed: InstalledFolder,
     },
     /// Write a commented example of a deployment file
     Init {
@@ -100,6 +137,50 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// How users get from the workers that they have to those that they shall have.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Moves {
+    /// Let the users of groups that change move over this time, each at a moment of their own
+    #[arg(long, value_name = "TIME", value_parser = time::parse_length)]
+    pub gradually: Option<u64>,
+    /// When they begin to; without it, at the next whole minute that is at least a minute away
+    #[arg(long, value_name = "TIME", requires = "gradually", value_parser = start)]
+    pub start: Option<u64>,
+    /// End what is on the way: everybody who has not moved does so at once
+    #[arg(long, conflicts_with = "gradually")]
+    pub now: bool,
+}
+
+/// Where the configuration is that runs.
+#[derive(Debug, Args)]
+pub struct InstalledFolder {
+    /// The folder of the installed nginx.conf
+    #[arg(long = "installed", value_name = "DIR", default_value = "/etc/nginx")]
+    pub folder: PathBuf,
+}
+
+/// Whose way is shown.
+#[derive(Debug, Args)]
+pub struct RolloutArguments {
+    /// Access logs whose users are counted, also compressed with gzip
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub installed: InstalledFolder,
+    /// `name` of the deployment file
+    #[arg(long, default_value = crate::plan::NAME)]
+    pub name: String,
+    /// The moment to look at; without it, now
+    #[arg(long, value_name = "TIME", value_parser = start)]
+    pub at: Option<u64>,
+    /// List every user of the logs who moves, with the moment
+    #[arg(long, requires = "logs")]
+    pub list: bool,
+    /// Write JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What is watched.
@@ -254,6 +335,27 @@ pub struct Log {
     /// Say nothing of the progress
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// A moment as the module's directive takes it, in milliseconds since 1970.
+fn start(text: &str) -> Result<u64, String> {
+    matrix_user_hash_core::shift::parse_time(text.as_bytes())
+        .ok_or_else(|| "write it as 2026-11-25T15:00:00Z, or in seconds since 1970".to_owned())
+}
+
+impl Log {
+    /// Everything in these logs.
+    pub fn of_files(files: &[PathBuf]) -> Self {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            log: Log,
+        }
+        let words = ["".as_ref(), "--quiet".as_ref()]
+            .into_iter()
+            .chain(files.iter().map(|file| file.as_os_str()));
+        Alone::parse_from(words).log
+    }
 }
 
 fn version(text: &str) -> Result<NginxVersion, String> {

@@ -40,14 +40,59 @@ impl Circle {
         Self { points }
     }
 
+    /// Whether two circles have every key on servers of the same name. The names come by index.
+    pub fn is_same<'a>(
+        &self,
+        other: &Self,
+        name: impl Fn(usize) -> &'a String,
+        name_of_other: impl Fn(usize) -> &'a String,
+    ) -> bool {
+        let ours = self
+            .points
+            .iter()
+            .map(|(point, index)| (point, name(*index)));
+        let theirs = other
+            .points
+            .iter()
+            .map(|(point, index)| (point, name_of_other(*index)));
+        ours.eq(theirs)
+    }
+
+    /// Every stretch of keys that neither circle divides: its part of all keys, and the index of its server in each.
+    pub fn overlaid(&self, other: &Self) -> Vec<(f64, usize, usize)> {
+        let mut ends: Vec<u32> = self
+            .points
+            .iter()
+            .chain(&other.points)
+            .map(|(point, _)| *point)
+            .collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let mut stretches = Vec::with_capacity(ends.len() + 1);
+        let mut from = 0_u64;
+        for end in ends.into_iter().chain([u32::MAX]) {
+            let keys = (u64::from(end) + 1).saturating_sub(from);
+            if let (Some(one), Some(two), true) = (self.at(end), other.at(end), keys > 0) {
+                stretches.push((keys as f64 / (u64::from(u32::MAX) + 1) as f64, one, two));
+            }
+            from = u64::from(end) + 1;
+        }
+        stretches
+    }
+
     /// The index of the server that a key goes to. An empty key goes to anyone, as an empty circle does to no one.
     pub fn pick(&self, key: &str) -> Option<usize> {
-        if key.is_empty() || self.points.is_empty() {
+        if key.is_empty() {
             return None;
         }
-        let hash = crc32fast::hash(key.as_bytes());
+        self.at(crc32fast::hash(key.as_bytes()))
+    }
+
+    /// The index of the server whose point is the next from there on.
+    fn at(&self, hash: u32) -> Option<usize> {
         let at = self.points.partition_point(|(point, _)| *point < hash);
-        Some(self.points[at % self.points.len()].1)
+        let (_, server) = self.points.get(at).or(self.points.first())?;
+        Some(*server)
     }
 }
 

@@ -14,6 +14,7 @@ mod html;
 mod input;
 mod log;
 mod model;
+mod moves;
 mod nginx;
 mod plan;
 mod render;
@@ -36,6 +37,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::log::read::Progress;
 use crate::log::tally::{Measure, Options, Tally};
 use crate::model::Deployment;
+use crate::moves::{Installed, Rollout, Wish};
 use crate::plan::Plan;
 use crate::render::Files;
 
@@ -56,18 +58,47 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             input,
             output,
             force,
+            moves,
+            installed,
         } => {
-            let rendered = rendered(&input)?;
-            match output {
-                Some(folder) if force => files::install(&rendered, &folder)?,
-                Some(folder) => {
-                    files::refuse_others(&rendered, &folder)?;
-                    files::install(&rendered, &folder)?;
-                }
-                None => say(&files::shown(&rendered))?,
-            }
+            let installed = installed.as_ref().or(output.as_ref());
+            let (deployment, plan) = moved(&input, moves.into(), installed, None)?;
+            write(
+                &render::render(&deployment, &plan)?,
+                output.as_deref(),
+                force,
+            )?;
         }
-        Command::Check { input } => check(&input)?,
+        Command::Drain {
+            leaving,
+            input,
+            output,
+            gradually,
+            start,
+            installed,
+        } => {
+            let installed = installed.as_ref().or(output.as_ref());
+            let wish = Wish {
+                gradually: Some(gradually),
+                start,
+                now: false,
+            };
+            let (deployment, plan) = moved(&input, wish, installed, Some(&leaving))?;
+            write(
+                &render::render(&deployment, &plan)?,
+                output.as_deref(),
+                false,
+            )?;
+            note(format!(
+                "take {leaving} out of the deployment before it is rendered again: it would come back"
+            ));
+        }
+        Command::Check {
+            input,
+            moves,
+            installed,
+        } => check(&input, moves.into(), &installed.folder)?,
+        Command::Rollout(arguments) => rollout(&arguments)?,
         Command::Route {
             method,
             path,
@@ -75,23 +106,32 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             user,
             origin,
             member,
+            installed,
+            at,
         } => {
-            let (_, plan) = planned(&input)?;
+            let plan = explained(&input, &installed.folder)?;
             let question = route::Question {
                 method: method.to_ascii_uppercase(),
                 target: path,
                 user,
                 origin,
                 members: member,
+                at: at.unwrap_or_else(moves::clock),
             };
             let answer = route::route(&plan, &question)
                 .map_err(|message| Diagnostic::error(message).fix("see `route --help`"))?;
             say(&answer.to_string())?;
         }
         Command::Routes { format } => say(&routes::shown(format))?,
-        Command::Diff { input, installed } => {
-            let rendered = rendered(&input)?;
-            let difference = diff::diff(&installed, &rendered)?;
+        Command::Diff {
+            input,
+            moves,
+            installed,
+        } => {
+            let folder = installed.folder;
+            let (deployment, plan) = moved(&input, moves.into(), Some(&folder), None)?;
+            let rendered = render::render(&deployment, &plan)?;
+            let difference = diff::diff(&folder, &rendered)?;
             say(&difference)?;
             return Ok(ExitCode::from(u8::from(!difference.is_empty())));
         }
@@ -152,6 +192,16 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
     Ok(ExitCode::SUCCESS)
 }
 
+impl From<cli::Moves> for Wish {
+    fn from(moves: cli::Moves) -> Self {
+        Self {
+            gradually: moves.gradually,
+            start: moves.start,
+            now: moves.now,
+        }
+    }
+}
+
 /// Reads the input and lays it out; warnings go to standard error.
 fn planned(input: &Input) -> Result<(Deployment, Plan), Diagnostics> {
     // An nginx that is not here is no mistake: the configuration may be for another machine.
@@ -178,14 +228,94 @@ fn planned(input: &Input) -> Result<(Deployment, Plan), Diagnostics> {
     Ok((deployment, plan))
 }
 
-fn rendered(input: &Input) -> Result<Files, Diagnostics> {
-    let (deployment, plan) = planned(input)?;
-    Ok(render::render(&deployment, &plan)?)
+/// Reads the input and lays it out, with users on the move if they are by what is installed, or shall be.
+fn moved(
+    input: &Input,
+    wish: Wish,
+    installed: Option<&PathBuf>,
+    drained: Option<&str>,
+) -> Result<(Deployment, Plan), Diagnostics> {
+    let (mut deployment, _) = planned(input)?;
+    if let Some(worker) = drained {
+        moves::drain(&mut deployment, worker)?;
+    }
+    let installed = installed
+        .map(|folder| Installed::read(folder, &deployment.settings.name))
+        .transpose()?
+        .flatten();
+    let (plan, notes) = moves::plan(&deployment, installed.as_ref(), &wish, moves::clock())?;
+    for note in notes {
+        let _ = write!(std::io::stderr(), "{note}");
+    }
+    Ok((deployment, plan))
 }
 
-fn check(input: &Input) -> Result<(), Diagnostics> {
+/// The plan for an explanation: one of another deployment than what is installed is explained as well.
+fn explained(input: &Input, installed: &Path) -> Result<Plan, Diagnostics> {
+    let (deployment, plain) = planned(input)?;
+    let installed = Installed::read(installed, &plain.name)?;
+    let wish = Wish::default();
+    match moves::plan(&deployment, installed.as_ref(), &wish, moves::clock()) {
+        Ok((plan, _)) => Ok(plan),
+        Err(_) => {
+            note("the installed configuration has users on the move to other workers than these; this is without them".into());
+            Ok(plain)
+        }
+    }
+}
+
+fn note(text: String) {
+    let _ = write!(std::io::stderr(), "{}", Diagnostic::note(text));
+}
+
+/// Writes the files, or shows them.
+fn write(rendered: &Files, output: Option<&Path>, force: bool) -> Result<(), Diagnostics> {
+    match output {
+        Some(folder) => {
+            if !force {
+                files::refuse_others(rendered, folder)?;
+            }
+            files::install(rendered, folder)?;
+        }
+        None => say(&files::shown(rendered))?,
+    }
+    Ok(())
+}
+
+fn rollout(arguments: &cli::RolloutArguments) -> Result<(), Diagnostics> {
+    let folder = &arguments.installed.folder;
+    let Some(installed) = Installed::read(folder, &arguments.name)? else {
+        return Err(Diagnostic::error(format!(
+            "{} has no configuration of synapse-companion's",
+            folder.display()
+        ))
+        .fix("name the folder of the installed nginx.conf with --installed, and `name` of the deployment file with --name")
+        .into());
+    };
+    let mut users: Option<moves::Users> = None;
+    if !arguments.logs.is_empty() {
+        let log = cli::Log::of_files(&arguments.logs);
+        let tally = tally(&log, None, Measure::Requests)?;
+        let mut of_groups = moves::Users::new();
+        for (user, group, _) in tally.people() {
+            let name = tally.groups[usize::from(group)].name.clone();
+            of_groups.entry(name).or_default().push(user);
+        }
+        users = Some(of_groups);
+    }
+    let now = arguments.at.unwrap_or_else(moves::clock);
+    let report = Rollout::new(&installed, now, users.as_ref(), arguments.list);
+    say(&if arguments.json {
+        json(&report)?
+    } else {
+        report.to_string()
+    })?;
+    Ok(())
+}
+
+fn check(input: &Input, wish: Wish, installed: &PathBuf) -> Result<(), Diagnostics> {
     let nginx = nginx::Nginx::ask(&input.nginx)?;
-    let (deployment, plan) = planned(input)?;
+    let (deployment, plan) = moved(input, wish, Some(installed), None)?;
     let rendered = render::render(&deployment, &plan)?;
     let text: String = rendered.values().map(String::as_str).collect();
     let mut found = Diagnostics::default();

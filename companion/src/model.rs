@@ -275,6 +275,8 @@ pub struct Process {
     pub replicas: u16,
     /// Its share, next to others of its group.
     pub weight: u16,
+    /// How many connections to it an nginx may have at most.
+    pub max_conns: Option<u32>,
 }
 
 impl Process {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use self::limits::Limits;
 use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role, Spread};
+use crate::moves::Moving;
 use crate::table::{ROUTES, Route, Section, Split};
 
 /// What names begin with unless the deployment has a name.
@@ -66,6 +67,10 @@ pub struct Plan {
     pub main_federation: String,
     /// Whether clients wait for news at main, because no worker serves syncs.
     pub main_syncs: bool,
+    /// Groups some of whose users are elsewhere.
+    pub moving: Vec<Moving>,
+    /// The variable that has a request's upstream, where that is not its group for everybody.
+    pub late_variable: String,
 }
 
 /// How a room is found in a path: two expressions, one after the other.
@@ -117,7 +122,7 @@ pub struct Edge {
 }
 
 /// An `upstream {}`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Upstream {
     /// Its name.
     pub name: String,
@@ -167,6 +172,8 @@ pub struct Server {
     pub service: Option<String>,
     /// `weight=`, if it is not 1.
     pub weight: u16,
+    /// `max_conns=`.
+    pub max_conns: Option<u32>,
     /// Whether nginx resolves it while it runs.
     pub resolve: bool,
 }
@@ -181,8 +188,10 @@ pub struct Location {
     pub section: Section,
     /// The regular expression.
     pub pattern: String,
-    /// The upstream, or the variable that holds its name.
+    /// The group, or the variable that holds its name.
     pub target: Target,
+    /// Whether the upstream is not its group for everybody, so that it is chosen once the user is known.
+    pub late: bool,
     /// Whether a client may wait here for news.
     pub long_poll: bool,
     /// Whether a POST may be sent again to the next worker, when the first hung up.
@@ -413,9 +422,20 @@ impl Plan {
             whoami,
             main_federation: main_federation(deployment, &names),
             main_syncs: !locations.iter().any(|location| location.id == "sync"),
+            moving: Vec::new(),
+            late_variable: format!("${}", names.of("upstream")),
             main,
             upstreams,
             locations,
+        }
+    }
+
+    /// Has the locations of groups that are on the move choose their upstream late.
+    pub fn choose_late(&mut self) {
+        let moving = &self.moving;
+        let is_moving = |name: &str| moving.iter().any(|moving| moving.group == name);
+        for location in &mut self.locations {
+            location.late = location.target.upstreams().into_iter().any(is_moving);
         }
     }
 
@@ -565,6 +585,7 @@ fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<
         section: route.section,
         pattern: route.pattern(),
         target,
+        late: false,
         long_poll,
         repeats_post: route.repeats_post,
         user_hash,
@@ -593,6 +614,7 @@ fn overridden(
         section,
         pattern: own.path.clone(),
         target: Target::Upstream { name: name.clone() },
+        late: false,
         long_poll: role.is_some_and(waits),
         repeats_post: false,
         user_hash: by_user,
@@ -634,6 +656,7 @@ fn outside(id: String, name: String, external: &ExternalRoute) -> Vec<Location> 
         section,
         pattern: external.path.clone(),
         target: Target::Upstream { name: name.clone() },
+        late: false,
         long_poll: false,
         repeats_post: false,
         user_hash: false,
@@ -652,7 +675,7 @@ fn outside(id: String, name: String, external: &ExternalRoute) -> Vec<Location> 
 }
 
 fn external_upstream(deployment: &Deployment, name: String, external: &External) -> Upstream {
-    let server = line(deployment, "", &external.address, 1);
+    let server = line(deployment, "", &external.address, 1, None);
     Upstream {
         why: "a server that is not Synapse".to_owned(),
         keepalive: keepalive(1),
@@ -778,10 +801,22 @@ fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upst
 /// The `server` line of a process for a resource. The judge of the input gives a role only where there is an address.
 fn server(deployment: &Deployment, process: &Process, resource: Resource) -> Option<Server> {
     let address = process.address(resource)?;
-    Some(line(deployment, &process.name, address, process.weight))
+    Some(line(
+        deployment,
+        &process.name,
+        address,
+        process.weight,
+        process.max_conns,
+    ))
 }
 
-fn line(deployment: &Deployment, worker: &str, address: &Address, weight: u16) -> Server {
+fn line(
+    deployment: &Deployment,
+    worker: &str,
+    address: &Address,
+    weight: u16,
+    max_conns: Option<u32>,
+) -> Server {
     let service = match address {
         Address::Srv { service, .. } => Some(service.clone()),
         _ => None,
@@ -797,5 +832,6 @@ fn line(deployment: &Deployment, worker: &str, address: &Address, weight: u16) -
         address: shown,
         service,
         weight,
+        max_conns,
     }
 }

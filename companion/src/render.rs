@@ -16,7 +16,7 @@ use crate::plan::{Location, NAME, Plan};
 use crate::table::Section;
 
 /// Every template with its name.
-const TEMPLATES: [(&str, &str); 13] = [
+const TEMPLATES: [(&str, &str); 14] = [
     ("nginx.conf.j2", include_str!("../templates/nginx.conf.j2")),
     ("http.conf.j2", include_str!("../templates/http.conf.j2")),
     ("log.conf.j2", include_str!("../templates/log.conf.j2")),
@@ -32,6 +32,10 @@ const TEMPLATES: [(&str, &str); 13] = [
     (
         "locations.conf.j2",
         include_str!("../templates/locations.conf.j2"),
+    ),
+    (
+        "moving.conf.j2",
+        include_str!("../templates/moving.conf.j2"),
     ),
     ("proxy.conf.j2", include_str!("../templates/proxy.conf.j2")),
     (
@@ -218,6 +222,10 @@ fn render_all(deployment: &Deployment, plan: &Plan) -> Result<Files, minijinja::
             .get_template(&format!("{name}.conf.j2"))?
             .render(&context)?;
         files.insert(format!("{}/{name}.conf", plan.name), text);
+    }
+    if !plan.moving.is_empty() {
+        let text = env.get_template("moving.conf.j2")?.render(&context)?;
+        files.insert(format!("{}/moving.conf", plan.name), text);
     }
     for section in Section::ALL {
         let locations: Vec<&Location> = plan.section(section).collect();

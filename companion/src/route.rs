@@ -6,10 +6,12 @@
 
 use std::fmt;
 
+use matrix_user_hash_core::shift::Shift;
 use matrix_user_hash_core::user::{UserHash, UserId};
 use regex::Regex;
 
 use crate::hash::Circle;
+use crate::moves::{self, circle};
 use crate::plan::{Key, Location, NO_GROUP, Plan, Prefix, Server, Target, Upstream};
 use crate::table::Section;
 
@@ -26,6 +28,8 @@ pub struct Question {
     pub origin: Option<String>,
     /// Names that a DNS service has now, in place of the one `server` line.
     pub members: Vec<String>,
+    /// When, in milliseconds since 1970: where users are on the move it decides.
+    pub at: u64,
 }
 
 /// What nginx does.
@@ -58,7 +62,20 @@ pub enum Outcome {
         servers: Vec<Server>,
         /// The key of the hash and the index of the server that it picks.
         picked: Option<(String, usize)>,
+        /// Where users of the group are on the move: what it means for this one.
+        move_: Option<Move>,
     },
+}
+
+/// What a shift means for a user.
+#[derive(Debug)]
+pub struct Move {
+    /// Whether the moment is over.
+    is_over: bool,
+    /// The moment; the end of the shift where the user is not known.
+    moment: String,
+    /// The worker before, and the one after. `None` where the user is not known.
+    workers: Option<(Server, Server)>,
 }
 
 /// Answers for the listener of the client API.
@@ -239,14 +256,38 @@ fn upstream_outcome(
         .map(|key| key_of(key, question, plan, path))
         .transpose()?
         .flatten();
-    let picked = key.filter(|_| known).and_then(|key| {
+    let picked = key.clone().filter(|_| known).and_then(|key| {
         let lines = servers
             .iter()
             .map(|server| (server.address.as_str(), usize::from(server.weight)));
         let index = Circle::new(lines).pick(&key)?;
         Some((key, index))
     });
+    let moving = plan
+        .moving
+        .iter()
+        .find(|moving| moving.group == upstream.name);
+    let shift = moving.and_then(|moving| moving.shift.as_ref());
+    let move_ = shift.map(|shift| {
+        let user = key
+            .as_deref()
+            .and_then(|key| key.as_bytes().try_into().ok());
+        let moment =
+            user.and_then(|digits| Shift::Over(shift.span).moment(UserHash::from_hex(digits)));
+        let before = key
+            .as_deref()
+            .and_then(|key| circle(&shift.servers).pick(key));
+        let after = key.as_deref().and_then(|key| circle(&servers).pick(key));
+        Move {
+            is_over: moment.unwrap_or_else(|| shift.span.end()) <= question.at,
+            moment: moves::moment(moment.unwrap_or_else(|| shift.span.end())),
+            workers: before
+                .zip(after)
+                .map(|(before, after)| (shift.servers[before].clone(), servers[after].clone())),
+        }
+    });
     Ok(Outcome::Upstream {
+        move_,
         name: upstream.name.clone(),
         balance: match &upstream.hash_variable {
             Some(variable) => format!("hash {variable} consistent"),
@@ -340,11 +381,25 @@ impl fmt::Display for Answer {
                 balance,
                 servers,
                 picked,
+                move_,
             } => {
                 let count = servers.len();
                 let servers_word = if count == 1 { "server" } else { "servers" };
                 writeln!(f, "upstream  {name}, {count} {servers_word}, {balance}")?;
+                let waits = move_.as_ref().filter(|move_| !move_.is_over);
+                let before = waits.and_then(|move_| move_.workers.as_ref());
                 match (picked, servers.as_slice()) {
+                    (Some((key, _)), _) if before.is_some() => {
+                        writeln!(f, "key       {key}")?;
+                        before.iter().try_for_each(|(before, _)| {
+                            writeln!(f, "worker    {}", named(before))
+                        })?;
+                    }
+                    (None, [_]) if before.is_some() => {
+                        before.iter().try_for_each(|(before, _)| {
+                            writeln!(f, "worker    {}", named(before))
+                        })?;
+                    }
                     (Some((key, index)), _) => {
                         writeln!(f, "key       {key}")?;
                         writeln!(f, "worker    {}", named(&servers[*index]))?;
@@ -354,7 +409,37 @@ impl fmt::Display for Answer {
                 }
             }
         }
+        if let Outcome::Upstream {
+            move_: Some(move_), ..
+        } = &self.outcome
+        {
+            writeln!(f, "{move_}")?;
+        }
         writeln!(f, "why       {}", self.why)
+    }
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            is_over,
+            moment,
+            workers,
+        } = self;
+        match (workers, is_over) {
+            (None, _) => write!(
+                f,
+                "moves     users of the group are on the move until {moment}; --user says who when"
+            ),
+            (Some((before, after)), _) if before.address == after.address => {
+                write!(
+                    f,
+                    "moves     others of the group do; this user's worker stays the same"
+                )
+            }
+            (Some((_, after)), false) => write!(f, "moves     at {moment} to {}", named(after)),
+            (Some((before, _)), true) => write!(f, "moved     at {moment} from {}", named(before)),
+        }
     }
 }
 

@@ -241,6 +241,7 @@ impl Reader<'_> {
             broken: false,
             replicas: 1,
             weight: 1,
+            max_conns: None,
         })
     }
 
@@ -298,6 +299,7 @@ impl Reader<'_> {
             broken: false,
             replicas: self.replicas(worker.replicas.as_ref(), client.as_ref()),
             weight: self.weight(worker.weight.as_ref()),
+            max_conns: self.max_conns(worker.max_conns.as_ref()),
         })
     }
 

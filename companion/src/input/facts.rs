@@ -116,6 +116,8 @@ pub struct ProcessFacts {
     pub replicas: u16,
     /// Its share of its group.
     pub weight: u16,
+    /// The most connections to it.
+    pub max_conns: Option<u32>,
 }
 
 /// What says what a process is.

@@ -103,5 +103,6 @@ fn process(facts: &ProcessFacts, mut located: Located, roles: BTreeSet<Role>) ->
         media: address(Resource::Media),
         replicas: facts.replicas,
         weight: facts.weight,
+        max_conns: facts.max_conns,
     }
 }

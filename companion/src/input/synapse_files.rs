@@ -233,6 +233,7 @@ fn main_process(files: &[File], shared: &Shared, found: &mut Diagnostics) -> Opt
         broken,
         replicas: 1,
         weight: 1,
+        max_conns: None,
     })
 }
 
@@ -304,6 +305,7 @@ fn worker(
         broken,
         replicas: 1,
         weight: 1,
+        max_conns: None,
         name,
     })
 }

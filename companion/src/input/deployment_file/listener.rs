@@ -193,4 +193,14 @@ impl Reader<'_> {
         }
         *weight.get_ref()
     }
+
+    pub(super) fn max_conns(&mut self, most: Option<&Spanned<u32>>) -> Option<u32> {
+        let most = most?;
+        // To nginx, a limit of 0 is none.
+        if *most.get_ref() == 0 {
+            self.error(&most.span(), "a limit of 0 connections is none")
+                .fix_with("write max_conns = 2000, or leave it out");
+        }
+        Some(*most.get_ref())
+    }
 }

@@ -48,6 +48,7 @@ pub(super) struct Worker {
     pub kind: Spanned<toml::Value>,
     pub replicas: Option<Spanned<u16>>,
     pub weight: Option<Spanned<u16>>,
+    pub max_conns: Option<Spanned<u32>>,
     pub host: Option<Spanned<String>>,
     pub port: Option<Spanned<u16>>,
     pub federation_port: Option<Spanned<u16>>,

@@ -1,0 +1,434 @@
+//! Users who are not where their group's ring alone would send them: on the move, in a canary, pinned.
+//!
+//! In come a deployment and what is installed, out comes a [`Plan`] in which each group that changes has a [`Moving`]: the
+//! group as it was, and when each user leaves it. A group that comes or goes is compared with the one that served its
+//! requests without it, so that adding the first worker of a type moves users as gently as adding the second.
+
+mod installed;
+mod rollout;
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use matrix_user_hash_core::shift::Span;
+use serde::Serialize;
+
+use installed::Group;
+pub use installed::Installed;
+pub use rollout::{Rollout, Users};
+
+use crate::diagnostic::{Diagnostic, nearest};
+use crate::hash::Circle;
+use crate::log::time;
+use crate::model::{Deployment, Process, Role};
+use crate::plan::{Key, Plan, Server};
+
+/// How long an nginx has to get the new configuration before users begin to move, in milliseconds, unless `--start` says so.
+const NOTICE: u64 = 60_000;
+
+/// A group, some of whose users are elsewhere.
+#[derive(Clone, Debug, Serialize)]
+pub struct Moving {
+    /// The group.
+    pub group: String,
+    /// The variable that has the upstream of a user in the end.
+    pub variable: String,
+    /// The shift from the group as it was.
+    pub shift: Option<Shift>,
+}
+
+/// A shift to a group from what it was.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shift {
+    /// The variable of the directive.
+    pub variable: String,
+    /// The upstream of those who have not moved.
+    pub before: String,
+    /// That upstream, as it is written.
+    pub text: String,
+    /// When it begins, as RFC 3339.
+    pub start: String,
+    /// When it ends, likewise.
+    pub end: String,
+    /// How many seconds it takes.
+    pub over: u64,
+    /// The servers of that upstream.
+    #[serde(skip)]
+    pub servers: Vec<Server>,
+    /// When.
+    #[serde(skip)]
+    pub span: Span,
+}
+
+/// What an operator wants of a change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Over how many seconds users move.
+    pub gradually: Option<u64>,
+    /// From when on, in milliseconds since 1970.
+    pub start: Option<u64>,
+    /// Whatever is on the way ends now.
+    pub now: bool,
+}
+
+/// The roles that wait for news, each with the one that serves them where nobody has it.
+const BY_USER: [(Role, Option<Role>); 3] = [
+    (Role::Sync, None),
+    (Role::InitialSync, Some(Role::Sync)),
+    (Role::SlidingSync, Some(Role::Sync)),
+];
+
+/// Milliseconds since 1970.
+pub fn clock() -> u64 {
+    let passed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lays a deployment out, with its users on the move if they are or shall be.
+///
+/// # Errors
+/// Users are on the move to other groups than these, or nothing is installed that they could move from.
+pub fn plan(
+    deployment: &Deployment,
+    installed: Option<&Installed>,
+    wish: &Wish,
+    now: u64,
+) -> Result<(Plan, Vec<Diagnostic>), Diagnostic> {
+    let plain = Plan::new(deployment);
+    let Some(installed) = installed else {
+        return match wish.gradually {
+            Some(_) => Err(Diagnostic::error("nothing of synapse-companion's is installed that users could move from")
+                .fix("name the folder of the installed nginx.conf with --installed; or render without --gradually")),
+            None => Ok((plain, Vec::new())),
+        };
+    };
+    if wish.now {
+        return Ok((plain, Vec::new()));
+    }
+    let changes = changes(deployment, &plain, installed);
+    if installed.is_moving(now) {
+        return kept(deployment, plain, installed, &changes, now);
+    }
+    let mut notes = Vec::new();
+    if !installed.shifts.is_empty() {
+        notes.push(Diagnostic::note(format!(
+            "all users of {} have moved: the shift ended at {}, so the configuration is rendered without it",
+            names(installed.shifts.keys()),
+            moment(installed.end().unwrap_or_default())
+        )));
+    }
+    let Some(over) = wish.gradually else {
+        return Ok((plain, notes));
+    };
+    if changes.is_empty() {
+        notes.push(Diagnostic::note(
+            "no group that is spread by user changes, so nobody has to move",
+        ));
+        return Ok((plain, notes));
+    }
+    let span = span(over, wish.start, now)?;
+    let names: BTreeSet<Role> = changes.iter().map(|change| change.role).collect();
+    let mut plan = standing_in(deployment, &plain, &names);
+    for change in &changes {
+        let before = change
+            .before
+            .renamed(&format!("{}_before", name(&plan, change.role)));
+        move_users(&mut plan, change.role, &before, span);
+    }
+    for moving in &plan.moving {
+        notes.push(Diagnostic::note(format!(
+            "users of {} move from {} to {}; nginx must have this configuration before",
+            moving.group,
+            moment(span.start()),
+            moment(span.end())
+        )));
+    }
+    Ok((plan, notes))
+}
+
+/// What is on the way goes on, if it leads to where the deployment wants everybody.
+fn kept(
+    deployment: &Deployment,
+    plain: Plan,
+    installed: &Installed,
+    changes: &[Change],
+    now: u64,
+) -> Result<(Plan, Vec<Diagnostic>), Diagnostic> {
+    let end = installed.end().unwrap_or_default();
+    if let Some(other) = changes.first() {
+        let left = end.saturating_sub(now).div_ceil(1000);
+        return Err(Diagnostic::error(format!(
+            "users of {} are on the move until {}, another {}; until then {} cannot change again",
+            names(installed.shifts.keys()),
+            moment(end),
+            length(left),
+            name(&plain, other.role)
+        ))
+        .fix("wait until then; or say --now, which ends the shift and moves everybody at once"));
+    }
+    let roles: BTreeSet<Role> = roles()
+        .filter(|role| installed.shifts.contains_key(&name(&plain, *role)))
+        .collect();
+    let mut plan = standing_in(deployment, &plain, &roles);
+    for role in roles {
+        let shift = &installed.shifts[&name(&plan, role)];
+        move_users(&mut plan, role, &shift.before, shift.span);
+    }
+    let note = Diagnostic::note(format!(
+        "users of {} are on the move until {}, another {}; the shift goes on",
+        names(installed.shifts.keys()),
+        moment(end),
+        length(end.saturating_sub(now).div_ceil(1000))
+    ));
+    Ok((plan, vec![note]))
+}
+
+/// A group whose users have to move.
+struct Change {
+    role: Role,
+    /// What served its users.
+    before: Group,
+}
+
+/// The groups spread by user that are other than what is installed.
+fn changes(deployment: &Deployment, plain: &Plan, installed: &Installed) -> Vec<Change> {
+    // What is spread by other things than users has no moment for each; and who was not spread by user has no ring to leave.
+    let is_by_user = |role: &Role| {
+        let name = name(plain, *role);
+        let before = installed.groups.get(&name);
+        let after = plain.upstream(&name);
+        match (before, after) {
+            (None, None) => false,
+            (Some(before), Some(after)) => before.is_by_user() && after.hash == Some(Key::User),
+            (None, Some(after)) => is_sync(*role) && after.hash == Some(Key::User),
+            (Some(before), None) => is_sync(*role) && before.is_by_user(),
+        }
+    };
+    roles()
+        .filter(is_by_user)
+        .filter_map(|role| {
+            let before = served_before(plain, installed, role)?;
+            let after = served(deployment, plain, role)?;
+            (!same_ring(&before.servers, after)).then(|| Change {
+                role,
+                before: before.clone(),
+            })
+        })
+        .collect()
+}
+
+/// The installed group that serves the requests of a role.
+fn served_before<'a>(plan: &Plan, installed: &'a Installed, role: Role) -> Option<&'a Group> {
+    let own = installed.groups.get(&name(plan, role));
+    own.or_else(|| match fallback(role) {
+        Some(other) => served_before(plan, installed, other),
+        None => installed.groups.get(&plan.main).filter(|_| is_sync(role)),
+    })
+}
+
+/// The servers that shall serve the requests of a role.
+fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a [Server]> {
+    let upstream = plan.upstream(&name(plan, role));
+    let own = upstream.filter(|_| has(deployment, role));
+    match (own, fallback(role)) {
+        (Some(upstream), _) => Some(&upstream.servers),
+        (None, Some(other)) => served(deployment, plan, other),
+        (None, None) => plan
+            .upstream(&plan.main)
+            .map(|main| main.servers.as_slice()),
+    }
+}
+
+fn fallback(role: Role) -> Option<Role> {
+    BY_USER
+        .iter()
+        .find(|(known, _)| *known == role)
+        .and_then(|(_, other)| *other)
+}
+
+/// Whether requests of a role go to another one, or to main, where nobody has it.
+fn is_sync(role: Role) -> bool {
+    BY_USER.iter().any(|(known, _)| *known == role)
+}
+
+fn roles() -> impl Iterator<Item = Role> {
+    Role::NAMED.iter().map(|(_, role)| *role)
+}
+
+fn has(deployment: &Deployment, role: Role) -> bool {
+    deployment
+        .workers
+        .iter()
+        .any(|worker| worker.roles.contains(&role))
+}
+
+fn name(plan: &Plan, role: Role) -> String {
+    format!("{}_{}", plan.name, role.name())
+}
+
+/// Whether two groups send every user to a server of the same name.
+fn same_ring(one: &[Server], other: &[Server]) -> bool {
+    let is_service = |servers: &[Server]| servers.iter().any(|server| server.service.is_some());
+    if is_service(one) || is_service(other) {
+        let lines = |servers: &[Server]| -> BTreeSet<(String, Option<String>, u16)> {
+            servers
+                .iter()
+                .map(|s| (s.address.clone(), s.service.clone(), s.weight))
+                .collect()
+        };
+        return lines(one) == lines(other);
+    }
+    if let ([one], [other]) = (one, other) {
+        return one.address == other.address;
+    }
+    circle(one).is_same(
+        &circle(other),
+        |index| &one[index].address,
+        |index| &other[index].address,
+    )
+}
+
+/// nginx's ring over servers.
+pub fn circle(servers: &[Server]) -> Circle {
+    let lines = servers
+        .iter()
+        .map(|server| (server.address.as_str(), usize::from(server.weight)));
+    Circle::new(lines)
+}
+
+/// The plan in which groups that are no more go on until their users have left: the workers that serve their requests
+/// without them stand in. All else is as in the plain plan.
+fn standing_in(deployment: &Deployment, plain: &Plan, roles: &BTreeSet<Role>) -> Plan {
+    let mut deployment = deployment.clone();
+    for (role, _) in BY_USER {
+        if !roles.contains(&role) || has(&deployment, role) {
+            continue;
+        }
+        let other = fallback(role).filter(|other| has(&deployment, *other));
+        match other {
+            Some(other) => deployment
+                .workers
+                .iter_mut()
+                .filter(|worker| worker.roles.contains(&other))
+                .for_each(|worker| {
+                    worker.roles.insert(role);
+                }),
+            None => deployment.workers.push(Process {
+                roles: BTreeSet::from([role]),
+                ..deployment.main.clone()
+            }),
+        }
+    }
+    let mut plan = Plan::new(&deployment);
+    for upstream in &mut plan.upstreams {
+        if let Some(same) = plain.upstream(&upstream.name) {
+            *upstream = same.clone();
+        }
+    }
+    plan
+}
+
+/// Puts a shift before a group.
+fn move_users(plan: &mut Plan, role: Role, before: &Group, span: Span) {
+    let group = name(plan, role);
+    let shift = Shift {
+        variable: format!("${group}_moving"),
+        before: before.name.clone(),
+        text: before.text.clone(),
+        start: moment(span.start()),
+        end: moment(span.end()),
+        over: (span.end() - span.start()) / 1000,
+        servers: before.servers.clone(),
+        span,
+    };
+    plan.moving.push(Moving {
+        variable: shift.variable.clone(),
+        group,
+        shift: Some(shift),
+    });
+    plan.choose_late();
+}
+
+fn span(over: u64, start: Option<u64>, now: u64) -> Result<Span, Diagnostic> {
+    // A whole minute is easier to remember, and to say to others.
+    let start = start.unwrap_or_else(|| (now + NOTICE).next_multiple_of(60_000));
+    if start < now {
+        return Err(Diagnostic::error(format!(
+            "{} is over: all whose moment has passed would move at once",
+            moment(start)
+        ))
+        .fix("choose a --start that leaves time for every nginx to get the configuration, or leave it out"));
+    }
+    over.checked_mul(1000)
+        .filter(|over| *over <= 365 * 86_400_000)
+        .and_then(|over| Span::new(start, over))
+        .ok_or_else(|| {
+            Diagnostic::error("a shift takes at most 365 days").fix("say --gradually 30m")
+        })
+}
+
+/// Takes a worker out, as if the deployment did not have it.
+///
+/// # Errors
+/// There is no such worker, or nobody can take what it has.
+pub fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic> {
+    let named = |process: &&Process| process.name == worker;
+    let Some(leaving) = deployment.workers.iter().find(named) else {
+        let known = deployment.workers.iter().map(|known| known.name.as_str());
+        let fix = match nearest(worker, known.clone()) {
+            Some(near) => format!("write {near}"),
+            None => format!("name one of {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        return Err(Diagnostic::error(format!("no worker is called {worker}")).fix(fix));
+    };
+    let is_last = |role: &&Role| {
+        let others = |other: &Process| other.name != worker && other.roles.contains(role);
+        !deployment.workers.iter().any(others)
+    };
+    for role in leaving.roles.iter().filter(is_last) {
+        // What a writer writes nobody else may write, whoever gets the request.
+        if let Role::Writer(stream) = role {
+            return Err(Diagnostic::error(format!(
+                "{worker} is the only writer of {}, which no other process could take over",
+                stream.name()
+            ))
+            .fix("give Synapse another writer of the stream first, in stream_writers"));
+        }
+        if matches!(role, Role::Sync) {
+            return Err(Diagnostic::error(format!(
+                "{worker} is the only worker of the type {}",
+                role.name()
+            ))
+            .fix("add another first; or take it out of the deployment, so that the main process gets its requests"));
+        }
+    }
+    deployment.workers.retain(|process| process.name != worker);
+    Ok(())
+}
+
+/// As RFC 3339 has it.
+pub fn moment(milliseconds: u64) -> String {
+    time::format(i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX))
+}
+
+/// Seconds as an operator says them.
+pub fn length(seconds: u64) -> String {
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let parts = [(hours, "h"), (minutes, "m"), (rest, "s")];
+    let shown: Vec<String> = parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    if shown.is_empty() {
+        "0s".to_owned()
+    } else {
+        shown.join(" ")
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(String::as_str).collect::<Vec<_>>().join(" and ")
+}

@@ -1,0 +1,650 @@
+//! Users on the move: random pairs of deployments, and a shift from its beginning to its end, as an operator has it.
+//!
+//! The rendered files are read here by a small reader of its own, with a ring of its own, so that a mistake of the program is
+//! not repeated by what judges it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use matrix_user_hash_core::shift::{Shift, Span, parse_time};
+use matrix_user_hash_core::user::{UserHash, UserId};
+
+/// 2100-01-01T00:00:00Z, when no test runs.
+const START: u64 = 4_102_444_800_000;
+const OVER: u64 = 1_800_000;
+
+fn companion(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_synapse-companion"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// Runs it on `deployment.toml` of the folder, for an nginx of a version, with what is installed in the folder.
+fn run(folder: &Path, command: &[&str], more: &[&str], expect: i32) -> (String, String) {
+    let deployment = folder.join("deployment.toml");
+    let input = [
+        "-d",
+        deployment.to_str().unwrap(),
+        "--nginx-version",
+        "1.28.3",
+    ];
+    let output = companion(&[command, &input, more].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(expect),
+        "{command:?} {more:?}\n{shown}{said}"
+    );
+    (shown, said)
+}
+
+fn render(folder: &Path, more: &[&str], expect: i32) -> String {
+    let output = folder.to_str().unwrap();
+    run(
+        folder,
+        &["render"],
+        &[&["--output", output], more].concat(),
+        expect,
+    )
+    .1
+}
+
+fn gradually(folder: &Path) -> String {
+    render(
+        folder,
+        &["--gradually", "30m", "--start", "2100-01-01T00:00:00Z"],
+        0,
+    )
+}
+
+fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn write(folder: &Path, deployment: &str) {
+    std::fs::write(folder.join("deployment.toml"), deployment).unwrap();
+}
+
+/// Rendered files by name.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder.join("synapse")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        found.insert(name, std::fs::read_to_string(entry.path()).unwrap());
+    }
+    found
+}
+
+/// A deployment with main and these workers: name, types, port, weight.
+fn deployment(workers: &[(String, Vec<&str>, u16, u16)]) -> String {
+    let mut text = "[main]\nhost = \"127.0.0.1\"\nport = 8008\n".to_owned();
+    for (name, types, port, weight) in workers {
+        text += &format!(
+            "[[workers]]\nname = \"{name}\"\ntype = {types:?}\nhost = \"127.0.0.1\"\nport = {port}\nweight = {weight}\n"
+        );
+    }
+    text
+}
+
+fn sync_workers(count: u16) -> String {
+    let workers: Vec<_> = (1..=count)
+        .map(|n| (format!("sync{n}"), vec!["sync"], 8080 + n, 1))
+        .collect();
+    deployment(&workers)
+}
+
+/// What the rendered files do with a user.
+struct Nginx {
+    /// Servers with weights, by upstream.
+    upstreams: BTreeMap<String, Vec<(String, usize)>>,
+    /// Their rings.
+    rings: BTreeMap<String, Vec<(u32, String)>>,
+    /// Old, new and time, by variable.
+    shifts: BTreeMap<String, (String, String, Shift)>,
+    /// Location by its comment's name: group, and what `proxy_pass` has.
+    locations: BTreeMap<String, (String, String)>,
+    /// Maps: variable, source and rows.
+    maps: BTreeMap<String, (String, Vec<(String, String)>)>,
+}
+
+impl Nginx {
+    fn read(files: &BTreeMap<String, String>) -> Self {
+        let mut nginx = Self {
+            upstreams: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            shifts: BTreeMap::new(),
+            locations: BTreeMap::new(),
+            maps: BTreeMap::new(),
+        };
+        let mut comment = "";
+        let mut block = Vec::new();
+        for line in files.values().flat_map(|text| text.lines()) {
+            let words: Vec<&str> = line.trim().trim_end_matches(';').split(' ').collect();
+            match words.as_slice() {
+                ["#", name, ..] if line.starts_with('#') => comment = name.trim_end_matches(':'),
+                ["matrix_user_hash_shift", variable, old, new, start, over] => {
+                    let start = parse_time(start.strip_prefix("start=").unwrap().as_bytes());
+                    let over = over.strip_prefix("over=").unwrap().trim_end_matches('s');
+                    let span = Span::new(start.unwrap(), over.parse::<u64>().unwrap() * 1000);
+                    let shift = Shift::Over(span.unwrap());
+                    let old = ((*old).to_owned(), (*new).to_owned(), shift);
+                    assert!(nginx.shifts.insert((*variable).to_owned(), old).is_none());
+                }
+                ["upstream", name, "{"] => {
+                    block = vec!["upstream", name];
+                    assert!(
+                        nginx
+                            .upstreams
+                            .insert((*name).to_owned(), Vec::new())
+                            .is_none(),
+                        "{name} twice"
+                    );
+                }
+                ["map", source, variable, "{"] => {
+                    block = vec!["map", variable];
+                    let source = source.trim_matches('"').to_owned();
+                    nginx
+                        .maps
+                        .insert((*variable).to_owned(), (source, Vec::new()));
+                }
+                ["location", "~", ..] => {
+                    block = vec!["location", comment];
+                    nginx
+                        .locations
+                        .insert(comment.to_owned(), Default::default());
+                }
+                ["}"] => block.clear(),
+                [first, rest @ ..] => match (block.as_slice(), *first) {
+                    (["upstream", name], "server") => {
+                        let parameters = rest.join(" ");
+                        let weight = parameters
+                            .split(' ')
+                            .find_map(|word| word.strip_prefix("weight="));
+                        let weight = weight.map_or(1, |weight| weight.parse().unwrap());
+                        let servers = nginx.upstreams.get_mut(*name).unwrap();
+                        servers.push((rest[0].to_owned(), weight));
+                    }
+                    (["map", variable], key) if !rest.is_empty() && key != "#" => {
+                        let rows = &mut nginx.maps.get_mut(*variable).unwrap().1;
+                        let value = rest.last().unwrap().trim_end_matches(';');
+                        rows.push((key.trim_matches('"').to_owned(), value.to_owned()));
+                    }
+                    (["location", id], "set") if rest[0] == "$synapse_group" => {
+                        nginx.locations.get_mut(*id).unwrap().0 = rest[1].to_owned();
+                    }
+                    (["location", id], "proxy_pass") => {
+                        let upstream = rest[0].trim_start_matches("http://").to_owned();
+                        nginx.locations.get_mut(*id).unwrap().1 = upstream;
+                    }
+                    _ => {}
+                },
+                [] => {}
+            }
+        }
+        let rings = nginx
+            .upstreams
+            .iter()
+            .map(|(name, servers)| (name.clone(), ring(servers)));
+        nginx.rings = rings.collect();
+        nginx
+    }
+
+    /// The upstream of a user at a location; `initial` is the value of a map that asks the query.
+    fn upstream(&self, id: &str, initial: bool, user: UserHash, at: u64) -> String {
+        let Some((group, upstream)) = self.locations.get(id) else {
+            return "synapse_main".to_owned();
+        };
+        let mut group = group.clone();
+        if let Some((_, rows)) = self.maps.get(&group) {
+            let row = rows.iter().find(|(key, _)| (key == "default") != initial);
+            group = row.unwrap().1.clone();
+        }
+        if upstream != "$synapse_upstream" {
+            return group;
+        }
+        let (source, rows) = &self.maps["$synapse_upstream"];
+        assert_eq!(source, "$synapse_group");
+        let value = rows.iter().find(|(key, _)| *key == group);
+        let value = value.map_or(&group, |(_, value)| value);
+        match self.shifts.get(value) {
+            None => value.clone(),
+            Some((old, new, shift)) => if shift.has_moved(user, at) { new } else { old }.clone(),
+        }
+    }
+
+    /// The server of a user there.
+    fn server(&self, id: &str, initial: bool, user: UserHash, at: u64) -> String {
+        let upstream = self.upstream(id, initial, user, at);
+        let hash = crc32fast::hash(&user.hex());
+        let ring = &self.rings[&upstream];
+        let next = ring
+            .iter()
+            .find(|(point, _)| *point >= hash)
+            .or(ring.first());
+        next.unwrap().1.clone()
+    }
+}
+
+/// The points of nginx's consistent hash, by ngx_http_upstream_hash_module.c.
+fn ring(servers: &[(String, usize)]) -> Vec<(u32, String)> {
+    let mut ring = Vec::new();
+    for (server, weight) in servers {
+        let (host, port) = server.rsplit_once(':').unwrap();
+        let mut previous = 0_u32;
+        for _ in 0..160 * weight {
+            let mut text = format!("{host}\0{port}").into_bytes();
+            text.extend(previous.to_le_bytes());
+            previous = crc32fast::hash(&text);
+            ring.push((previous, server.clone()));
+        }
+    }
+    ring.sort_by_key(|(point, _)| *point);
+    ring
+}
+
+/// A little generator of random numbers: SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        UserHash::from_bits(self.0).to_bits()
+            ^ self.0.rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 7
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+fn random_workers(random: &mut Random) -> Vec<(String, Vec<&'static str>, u16, u16)> {
+    let mut workers = Vec::new();
+    for (role, base) in [
+        ("sync", 8100),
+        ("initial_sync", 8200),
+        ("sliding_sync", 8300),
+    ] {
+        // Some types have no worker, and of those that have some come and go.
+        let count = random.below(5).saturating_sub(u64::from(role != "sync"));
+        for n in 0..count {
+            let port = base + u16::try_from(n + random.below(2) * 4).unwrap();
+            let weight = if random.below(4) == 0 { 2 } else { 1 };
+            workers.push((format!("{role}{port}"), vec![role], port, weight));
+        }
+    }
+    let mut ports = BTreeSet::new();
+    workers.retain(|(_, _, port, _)| ports.insert(*port));
+    for (n, role) in ["room", "client_reader", "federation_reader"]
+        .into_iter()
+        .enumerate()
+    {
+        if random.below(2) == 0 {
+            let port = 8400 + u16::try_from(n).unwrap();
+            workers.push((role.to_owned(), vec![role], port, 1));
+        }
+    }
+    workers
+}
+
+/// Locations by user, each with and without what makes a request an initial one.
+const PLACES: [(&str, bool); 6] = [
+    ("sync", false),
+    ("sync", true),
+    ("events", false),
+    ("events", true),
+    ("initial_sync", false),
+    ("sliding_sync", false),
+];
+
+#[test]
+fn between_two_random_deployments_each_user_moves_once_and_ends_where_the_plain_configuration_has_them()
+ {
+    let mut random = Random(20_261_125);
+    let users: Vec<UserHash> = (0..60)
+        .map(|n| {
+            let id = format!("@user{n}:example.org");
+            UserHash::of_user(&UserId::try_from(id.as_str()).unwrap())
+        })
+        .collect();
+    let mut moved = 0;
+    let mut still = 0;
+    for case in 0..40 {
+        let path = folder(&format!("moves-random-{case}"));
+        let (one, other) = (random_workers(&mut random), random_workers(&mut random));
+        write(&path, &deployment(&one));
+        render(&path, &[], 0);
+        let before = files(&path);
+        write(&path, &deployment(&other));
+        gradually(&path);
+        let during = files(&path);
+        // Rendering is idempotent while it runs, with and without the wish.
+        for again in [render(&path, &[], 0), gradually(&path)] {
+            assert_eq!(files(&path), during, "case {case}");
+            assert_eq!(
+                again.contains("are on the move until 2100-01-01T00:30:00Z"),
+                during.contains_key("moving.conf"),
+                "{again}"
+            );
+        }
+        let nginx = Nginx::read(&during);
+        let old = Nginx::read(&before);
+        if during.contains_key("moving.conf") {
+            // Another change is refused: there is another sync worker.
+            let mut third = other.clone();
+            third.push(("another".to_owned(), vec!["sync"], 8500, 1));
+            write(&path, &deployment(&third));
+            let said = render(&path, &[], 2);
+            assert!(
+                said.contains("are on the move until 2100-01-01T00:30:00Z, another "),
+                "{said}"
+            );
+            assert!(said.contains("--now"), "{said}");
+            assert_eq!(files(&path), during);
+            write(&path, &deployment(&other));
+        }
+        render(&path, &["--now"], 0);
+        let after = files(&path);
+        assert!(!after.contains_key("moving.conf"));
+        let plain = Nginx::read(&after);
+        // Groups that are the same before and after are so during it, and groups that move are what they will be.
+        for (name, servers) in &plain.upstreams {
+            assert_eq!(
+                Some(servers),
+                nginx.upstreams.get(name),
+                "case {case}: {name}"
+            );
+            let block = |files: &BTreeMap<String, String>| {
+                let text = &files["upstreams.conf"];
+                let from = text.find(&format!("upstream {name} {{")).unwrap();
+                text[from..].split("\n}").next().unwrap().to_owned()
+            };
+            assert_eq!(block(&during), block(&after), "case {case}");
+        }
+        for id in plain
+            .locations
+            .keys()
+            .filter(|id| !PLACES.iter().any(|(place, _)| place == id))
+        {
+            assert_eq!(
+                plain.locations[id], nginx.locations[id],
+                "case {case}: {id}"
+            );
+        }
+        for user in &users {
+            let moment = Shift::Over(Span::new(START, OVER).unwrap())
+                .moment(*user)
+                .unwrap();
+            for (id, initial) in PLACES {
+                let at = |time| nginx.server(id, initial, *user, time);
+                let (first, last) = (at(START - 1), at(START + OVER));
+                let was = old.server(id, initial, *user, 0);
+                let is = plain.server(id, initial, *user, 0);
+                assert_eq!((&first, &last), (&was, &is), "case {case}: {id} {initial}");
+                // Every device of the user changes at the same millisecond, and only then.
+                assert_eq!(
+                    (at(moment - 1), at(moment)),
+                    (was, is),
+                    "case {case}: {id} {initial}"
+                );
+                if first == last {
+                    still += 1;
+                } else {
+                    moved += 1;
+                }
+            }
+        }
+    }
+    assert!(moved > 3000 && still > 1000, "{moved} {still}");
+}
+
+/// The installed shift of a folder, moved in time: as if a day had passed, or had not.
+fn set_start(folder: &Path, start: &str) {
+    let path = folder.join("synapse/moving.conf");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let changed = text.replace("start=2100-01-01T00:00:00Z", &format!("start={start}"));
+    assert_ne!(text, changed);
+    std::fs::write(path, changed).unwrap();
+}
+
+#[test]
+fn after_its_end_a_shift_is_rendered_away_and_check_says_so() {
+    let path = folder("moves-end");
+    write(&path, &sync_workers(3));
+    render(&path, &[], 0);
+    write(&path, &sync_workers(4));
+    let said = gradually(&path);
+    assert!(
+        said.contains(
+            "users of synapse_sync move from 2100-01-01T00:00:00Z to 2100-01-01T00:30:00Z"
+        ),
+        "{said}"
+    );
+    set_start(&path, "2020-01-01T00:00:00Z");
+    let installed = path.to_str().unwrap();
+    let (rollout, _) = {
+        let output = companion(&["rollout", "--installed", installed]);
+        (String::from_utf8(output.stdout).unwrap(), ())
+    };
+    assert!(rollout.contains("all have moved"), "{rollout}");
+    let (difference, _) = run(&path, &["diff"], &["--installed", installed], 1);
+    assert!(
+        difference.contains("-matrix_user_hash_shift "),
+        "{difference}"
+    );
+    let said = render(&path, &[], 0);
+    assert!(
+        said.contains(
+            "all users of synapse_sync have moved: the shift ended at 2020-01-01T00:30:00Z"
+        ),
+        "{said}"
+    );
+    let plain = files(&path);
+    assert!(!plain.contains_key("moving.conf"));
+    let fresh = folder("moves-end-fresh");
+    write(&fresh, &sync_workers(4));
+    render(&fresh, &[], 0);
+    assert_eq!(files(&fresh), plain);
+    assert_eq!(render(&path, &[], 0), "");
+    // The next change may begin where the last one ended.
+    write(&path, &sync_workers(5));
+    gradually(&path);
+    assert!(
+        files(&path)["moving.conf"].contains("8084"),
+        "the ring of four is the one before"
+    );
+}
+
+#[test]
+fn a_change_that_moves_nobody_renders_nothing_extra() {
+    let path = folder("moves-nobody");
+    write(&path, &sync_workers(3));
+    render(&path, &[], 0);
+    let before = files(&path);
+    let said = gradually(&path);
+    assert!(said.contains("nobody has to move"), "{said}");
+    assert_eq!(files(&path), before);
+    // Another order, another limit and another type elsewhere are no other ring.
+    let text = sync_workers(3).replace("port = 8082\n", "port = 8082\nmax_conns = 7\n");
+    let (head, workers) = text.split_at(text.find("[[workers]]").unwrap());
+    let mut parts: Vec<&str> = workers.split_inclusive("weight = 1\n").collect();
+    parts.reverse();
+    write(&path, &format!("{head}{}", parts.concat()));
+    gradually(&path);
+    let after = files(&path);
+    assert!(!after.contains_key("moving.conf"));
+    assert!(
+        after["upstreams.conf"].contains("server 127.0.0.1:8082 max_conns=7 max_fails=0; # sync2")
+    );
+}
+
+#[test]
+fn a_worker_is_drained_in_a_word() {
+    let path = folder("moves-drain");
+    let output = path.to_str().unwrap();
+    let with_room = sync_workers(3)
+        + "[[workers]]\nname = \"room1\"\ntype = \"room\"\nhost = \"127.0.0.1\"\nport = 8090\n\
+           [[workers]]\nname = \"typing1\"\ntype = \"typing\"\nhost = \"127.0.0.1\"\nport = 8091\n";
+    write(&path, &with_room);
+    render(&path, &[], 0);
+    let drain = |worker: &str, expect| {
+        let more = ["--output", output, "--start", "2100-01-01T00:00:00Z"];
+        run(&path, &["drain", worker], &more, expect).1
+    };
+    for (worker, words) in [
+        ("snyc2", "write sync2"),
+        ("typing1", "the only writer of typing"),
+    ] {
+        let said = drain(worker, 2);
+        assert!(said.contains(words), "{said}");
+    }
+    let said = drain("sync2", 0);
+    assert!(said.contains("take sync2 out of the deployment"), "{said}");
+    let during = files(&path);
+    assert!(!during["upstreams.conf"].contains("8082") && during["moving.conf"].contains("8082"));
+    assert!(during["moving.conf"].contains("over=1800s"));
+    // Once more is once; the deployment that still has the worker is another change.
+    drain("sync2", 0);
+    assert_eq!(files(&path), during);
+    let said = render(&path, &[], 2);
+    assert!(said.contains("on the move until"), "{said}");
+    write(&path, &sync_workers(1));
+    render(&path, &["--now"], 0);
+    assert!(drain("sync1", 2).contains("only worker of the type sync"));
+}
+
+#[test]
+fn a_start_that_is_over_and_a_folder_without_anything_are_refused() {
+    let path = folder("moves-refused");
+    write(&path, &sync_workers(3));
+    let said = render(&path, &["--gradually", "30m"], 2);
+    assert!(
+        said.contains("nothing of synapse-companion's is installed"),
+        "{said}"
+    );
+    render(&path, &[], 0);
+    write(&path, &sync_workers(4));
+    let said = render(
+        &path,
+        &["--gradually", "30m", "--start", "2020-01-01T00:00:00Z"],
+        2,
+    );
+    assert!(said.contains("2020-01-01T00:00:00Z is over"), "{said}");
+    let said = render(&path, &["--gradually", "9000h"], 2);
+    assert!(said.contains("365 days"), "{said}");
+    // Without a start, at the next whole minute that is a minute away.
+    let said = render(&path, &["--gradually", "30m"], 0);
+    assert!(said.contains(":00Z to "), "{said}");
+}
+
+#[test]
+fn route_and_rollout_say_who_moves_when() {
+    let path = folder("moves-route");
+    let installed = path.to_str().unwrap();
+    write(&path, &sync_workers(3));
+    render(&path, &[], 0);
+    let ask = |user: &str, at: &str| {
+        let command = ["route", "GET", "/_matrix/client/v3/sync?since=s1"];
+        let more = ["--installed", installed, "--user", user, "--at", at];
+        run(&path, &command, &more, 0).0
+    };
+    assert!(!ask("@a:b", "2100-01-01T00:00:00Z").contains("move"));
+    write(&path, &sync_workers(4));
+    gradually(&path);
+    let nginx = Nginx::read(&files(&path));
+    let shift = Shift::Over(Span::new(START, OVER).unwrap());
+    let mut movers = 0;
+    let mut log = String::new();
+    for n in 0..200 {
+        let id = format!("@user{n}:example.org");
+        let user = UserHash::of_user(&UserId::try_from(id.as_str()).unwrap());
+        let digits = String::from_utf8(user.hex().to_vec()).unwrap();
+        log += &format!(
+            "203.0.113.9 [2100-01-01T00:10:00+00:00] \"GET /_matrix/client/v3/sync\" 200 9 time=0.100 \
+            group=synapse_sync worker=127.0.0.1:8081 user_hash={digits} user_hash_status=HIT\n"
+        );
+        let moment = shift.moment(user).unwrap();
+        let at = |time| nginx.server("sync", false, user, time);
+        let (was, is) = (at(0), at(u64::MAX));
+        movers += u32::from(was != is);
+        // A few are asked for, for each is a process of its own.
+        if n < 12 {
+            let before = ask(&id, &((moment - 1000) / 1000).to_string());
+            assert!(before.contains(&format!("  {was}\n")), "{before}");
+            let after = ask(&id, &(moment / 1000 + 1).to_string());
+            assert!(after.contains(&format!("  {is}\n")), "{after}");
+            assert_eq!(
+                before.contains("moves     at 2100-01-01T00:"),
+                was != is,
+                "{before}"
+            );
+            assert_eq!(
+                after.contains("moved     at 2100-01-01T00:"),
+                was != is,
+                "{after}"
+            );
+        }
+    }
+    let file = path.join("access.log");
+    std::fs::write(&file, log).unwrap();
+    let rollout = |more: &[&str]| {
+        let at = [
+            "rollout",
+            file.to_str().unwrap(),
+            "--installed",
+            installed,
+            "--at",
+            "2100-01-01T00:15:00Z",
+        ];
+        let output = companion(&[&at, more].concat());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = rollout(&["--list"]);
+    assert!(
+        text.contains("50.0% of the time is over, 15m left"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!(
+            "of 200 users in the logs {movers} change their worker"
+        )),
+        "{text}"
+    );
+    assert_eq!(
+        text.matches(" to sync4\n").count(),
+        movers as usize,
+        "{text}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&rollout(&["--json"])).unwrap();
+    let group = &json["groups"][0];
+    assert_eq!(group["group"], "synapse_sync");
+    let new = group["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|w| w["worker"] == "sync4")
+        .unwrap();
+    let parts = ["before", "now", "after"].map(|key| new[key].as_f64().unwrap());
+    assert_eq!(parts[0], 0.0);
+    assert!(
+        (0.1..0.4).contains(&parts[2]) && (parts[1] - parts[2] / 2.0).abs() < 1e-9,
+        "{parts:?}"
+    );
+    assert!((group["movers"].as_f64().unwrap() - parts[2]).abs() < 1e-9);
+    let moved = group["users"]["movers"].as_array().unwrap();
+    let early = moved
+        .iter()
+        .filter(|m| m["moment"].as_str().unwrap() < "2100-01-01T00:15:00Z")
+        .count();
+    assert_eq!(group["users"]["moved"], early);
+}
