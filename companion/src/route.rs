@@ -63,7 +63,7 @@ pub enum Outcome {
         /// The key of the hash and the index of the server that it picks.
         picked: Option<(String, usize)>,
         /// Where users of the group are on the move: what it means for this one.
-        move_: Option<Move>,
+        move_: Option<Box<Move>>,
     },
 }
 
@@ -278,13 +278,13 @@ fn upstream_outcome(
             .as_deref()
             .and_then(|key| circle(&shift.servers).pick(key));
         let after = key.as_deref().and_then(|key| circle(&servers).pick(key));
-        Move {
+        Box::new(Move {
             is_over: moment.unwrap_or_else(|| shift.span.end()) <= question.at,
             moment: moves::moment(moment.unwrap_or_else(|| shift.span.end())),
             workers: before
                 .zip(after)
                 .map(|(before, after)| (shift.servers[before].clone(), servers[after].clone())),
-        }
+        })
     });
     Ok(Outcome::Upstream {
         move_,
