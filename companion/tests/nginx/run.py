@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bed  # noqa: E402 - it stands beside this file
 
-MODULES = ["goldens", "hashes", "endpoints", "edge", "limits", "moving", "insight", "live", "privileges", "real"]
+MODULES = ["goldens", "hashes", "endpoints", "edge", "limits", "moving", "rollout", "insight", "live", "privileges", "real"]
 
 
 def main():
