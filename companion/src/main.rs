@@ -224,7 +224,7 @@ fn planned(input: &Input) -> Result<(Deployment, Plan), Diagnostics> {
     }
     let (deployment, warnings) = input::read(&request)?;
     let _ = write!(std::io::stderr(), "{warnings}");
-    let plan = Plan::new(&deployment);
+    let plan = moves::laid_out(&deployment);
     Ok((deployment, plan))
 }
 

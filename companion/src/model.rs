@@ -355,6 +355,24 @@ pub struct Deployment {
     pub settings: Settings,
 }
 
+/// A worker that a share of the users is on, and no others.
+#[derive(Clone, Debug)]
+pub struct Canary {
+    /// Its name.
+    pub worker: String,
+    /// The share, in hundredths of a percent.
+    pub share: u32,
+}
+
+/// A user on one worker.
+#[derive(Clone, Debug)]
+pub struct Pin {
+    /// The user's hash, as 16 hex digits.
+    pub user: String,
+    /// The worker's name.
+    pub worker: String,
+}
+
 /// What the requests of a group are spread by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
@@ -432,6 +450,10 @@ pub struct Settings {
     pub client_body: u64,
     /// Bytes that a federation request may have.
     pub federation_body: u64,
+    /// A worker that a share of the users is on, and no others.
+    pub canary: Option<Canary>,
+    /// Users who are on one worker, whatever the ring says.
+    pub pins: Vec<Pin>,
     /// Limits of requests by user and address, if there are any.
     pub limits: Option<RequestLimits>,
     /// What the requests of a role are spread by, where the operator says so.

@@ -4,6 +4,7 @@
 //! group as it was, and when each user leaves it. A group that comes or goes is compared with the one that served its
 //! requests without it, so that adding the first worker of a type moves users as gently as adding the second.
 
+mod chosen;
 mod installed;
 mod rollout;
 
@@ -35,6 +36,10 @@ pub struct Moving {
     pub variable: String,
     /// The shift from the group as it was.
     pub shift: Option<Shift>,
+    /// A share of the users on one worker.
+    pub canary: Option<chosen::Canary>,
+    /// Users who are on a worker that the deployment names.
+    pub pins: Vec<chosen::Pinned>,
 }
 
 /// A shift to a group from what it was.
@@ -86,6 +91,13 @@ pub fn clock() -> u64 {
     u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Lays a deployment out, with its canary and its pins.
+pub fn laid_out(deployment: &Deployment) -> Plan {
+    let mut plan = Plan::new(deployment);
+    chosen::apply(&mut plan, deployment);
+    plan
+}
+
 /// Lays a deployment out, with its users on the move if they are or shall be.
 ///
 /// # Errors
@@ -96,7 +108,7 @@ pub fn plan(
     wish: &Wish,
     now: u64,
 ) -> Result<(Plan, Vec<Diagnostic>), Diagnostic> {
-    let plain = Plan::new(deployment);
+    let plain = laid_out(deployment);
     let Some(installed) = installed else {
         return match wish.gradually {
             Some(_) => Err(Diagnostic::error("nothing of synapse-companion's is installed that users could move from")
@@ -137,7 +149,7 @@ pub fn plan(
             .renamed(&format!("{}_before", name(&plan, change.role)));
         move_users(&mut plan, change.role, &before, span);
     }
-    for moving in &plan.moving {
+    for moving in plan.moving.iter().filter(|moving| moving.shift.is_some()) {
         notes.push(Diagnostic::note(format!(
             "users of {} move from {} to {}; nginx must have this configuration before",
             moving.group,
@@ -321,7 +333,7 @@ fn standing_in(deployment: &Deployment, plain: &Plan, roles: &BTreeSet<Role>) ->
             }),
         }
     }
-    let mut plan = Plan::new(&deployment);
+    let mut plan = laid_out(&deployment);
     for upstream in &mut plan.upstreams {
         if let Some(same) = plain.upstream(&upstream.name) {
             *upstream = same.clone();
@@ -343,11 +355,22 @@ fn move_users(plan: &mut Plan, role: Role, before: &Group, span: Span) {
         servers: before.servers.clone(),
         span,
     };
-    plan.moving.push(Moving {
-        variable: shift.variable.clone(),
-        group,
-        shift: Some(shift),
-    });
+    let at = plan
+        .moving
+        .iter()
+        .position(|moving| moving.group == group)
+        .unwrap_or_else(|| {
+            plan.moving.push(Moving {
+                group,
+                variable: String::new(),
+                shift: None,
+                canary: None,
+                pins: Vec::new(),
+            });
+            plan.moving.len() - 1
+        });
+    plan.moving[at].shift = Some(shift);
+    plan.moving[at].name_variable();
     plan.choose_late();
 }
 

@@ -267,13 +267,26 @@ fn upstream_outcome(
         .moving
         .iter()
         .find(|moving| moving.group == upstream.name);
+    let user = key
+        .as_deref()
+        .filter(|_| upstream.hash == Some(Key::User))
+        .and_then(|key| key.as_bytes().try_into().ok())
+        .map(UserHash::from_hex);
+    let chosen = moving
+        .zip(user)
+        .and_then(|(moving, user)| moving.chosen(user));
+    if let Some((single, why)) = chosen {
+        return Ok(Outcome::Upstream {
+            name: single.upstream.clone(),
+            balance: why,
+            servers: vec![single.server.clone()],
+            picked: None,
+            move_: None,
+        });
+    }
     let shift = moving.and_then(|moving| moving.shift.as_ref());
     let move_ = shift.map(|shift| {
-        let user = key
-            .as_deref()
-            .and_then(|key| key.as_bytes().try_into().ok());
-        let moment =
-            user.and_then(|digits| Shift::Over(shift.span).moment(UserHash::from_hex(digits)));
+        let moment = user.and_then(|user| Shift::Over(shift.span).moment(user));
         let before = key
             .as_deref()
             .and_then(|key| circle(&shift.servers).pick(key));

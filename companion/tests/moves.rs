@@ -648,3 +648,142 @@ fn route_and_rollout_say_who_moves_when() {
         .count();
     assert_eq!(group["users"]["moved"], early);
 }
+
+/// A deployment with a canary and pins, as operators write it.
+fn with_chosen(count: u16, more: &str) -> String {
+    format!("{}{more}", sync_workers(count))
+}
+
+#[test]
+fn route_names_the_worker_of_a_pinned_user_and_of_one_in_the_canary() {
+    let path = folder("moves-chosen");
+    let installed = path.to_str().unwrap();
+    let hash = |id: &str| UserHash::of_user(&UserId::try_from(id).unwrap());
+    let pinned = String::from_utf8(hash("@user7:example.org").hex().to_vec()).unwrap();
+    let chosen = format!(
+        "[canary]\nworker = \"sync4\"\npercent = 25\n[[pin]]\nuser = \"{pinned}\"\nworker = \"sync2\"\n"
+    );
+    write(&path, &with_chosen(4, &chosen));
+    render(&path, &[], 0);
+    let nginx = Nginx::read(&files(&path));
+    assert_eq!(
+        nginx.upstreams["synapse_sync"].len(),
+        3,
+        "the canary is in the ring"
+    );
+    let ring = &nginx.rings["synapse_sync"];
+    let mut in_canary = 0;
+    for n in 0..40 {
+        let id = format!("@user{n}:example.org");
+        let command = ["route", "GET", "/_matrix/client/v3/sync?since=s1"];
+        let shown = run(
+            &path,
+            &command,
+            &["--installed", installed, "--user", &id],
+            0,
+        )
+        .0;
+        let user = hash(&id);
+        let digits = crc32fast::hash(&user.hex());
+        let on_ring = ring
+            .iter()
+            .find(|(point, _)| *point >= digits)
+            .or(ring.first());
+        let expected = if n == 7 {
+            "worker    sync2  127.0.0.1:8082"
+        } else if Shift::At(2500).has_moved(user, 0) {
+            in_canary += 1;
+            "worker    sync4  127.0.0.1:8084"
+        } else {
+            assert!(
+                shown.contains("hash $matrix_user_hash consistent"),
+                "{shown}"
+            );
+            on_ring.unwrap().1.as_str()
+        };
+        assert!(
+            shown.contains(&format!("{expected}\n")),
+            "{id}: {expected}\n{shown}"
+        );
+    }
+    assert!((3..20).contains(&in_canary), "{in_canary}");
+    let text = &files(&path)["moving.conf"];
+    assert!(!text.contains("user7"), "{text}");
+    // A fixed share has no end, so that a change is not refused, and users move beside the canary.
+    write(&path, &with_chosen(5, &chosen));
+    gradually(&path);
+    let during = files(&path);
+    let text = &during["moving.conf"];
+    for line in [
+        "matrix_user_hash_shift $synapse_sync_moving synapse_sync_before synapse_sync start=2100-01-01T00:00:00Z over=1800s;",
+        "matrix_user_hash_shift $synapse_sync_share ring canary at=25.00%;",
+        "    default $synapse_sync_moving;",
+        "    default $synapse_sync_canary;",
+        "    synapse_sync $synapse_sync_pin;",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    render(&path, &[], 0);
+    assert_eq!(files(&path), during);
+    let block = |text: &str| {
+        text.split("upstream synapse_sync_before {")
+            .nth(1)
+            .unwrap()
+            .split('}')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(
+        !block(text).contains("8084"),
+        "the canary was no member of the ring before"
+    );
+}
+
+#[test]
+fn a_mistake_in_a_canary_or_a_pin_is_named() {
+    let path = folder("moves-mistakes");
+    let canary = |worker: &str, percent: &str| {
+        format!("[canary]\nworker = \"{worker}\"\npercent = {percent}\n")
+    };
+    let pin = |user: &str| format!("[[pin]]\nuser = \"{user}\"\nworker = \"sync1\"\n");
+    let hash = "ec8fb45a46bbc25b";
+    for (workers, text, words) in [
+        (
+            2,
+            canary("sync2", "101"),
+            vec!["a share is from 0 to 100", "key canary.percent"],
+        ),
+        (
+            2,
+            canary("sync2", "0.001"),
+            vec!["two digits behind the point"],
+        ),
+        (
+            2,
+            canary("snyc2", "1"),
+            vec!["no worker whose requests", "write \"sync2\""],
+        ),
+        (
+            1,
+            canary("sync1", "1"),
+            vec!["the only worker of the type sync", "key canary.worker"],
+        ),
+        (
+            2,
+            pin("@alice:example.org"),
+            vec!["by hash", "key pin[0].user", "= \"86f01aef21b1acd3\""],
+        ),
+        (
+            2,
+            pin(hash) + &pin(hash),
+            vec!["pinned twice", "key pin[1].user"],
+        ),
+    ] {
+        write(&path, &with_chosen(workers, &text));
+        let said = run(&path, &["render"], &[], 2).1;
+        for word in words {
+            assert!(said.contains(word), "{word} is not in\n{said}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! by `synapse_files`; what all of them mean together, `judge` decides.
 
 mod checks;
+mod chosen;
 mod external;
 mod limits;
 mod listener;

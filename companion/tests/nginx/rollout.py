@@ -130,3 +130,35 @@ def check_a_full_worker_passes_users_on():
             assert bed.Client().ask("GET", SYNC, token(n)).worker == "sync1"
     finally:
         bench.stop_all()
+
+
+def check_a_canary_and_a_pin_have_their_users():
+    """the users of the canary and a pinned one are where `route` has them, with all their devices; the log says why"""
+    pinned = user_hash(7)
+    text = deployment("sync1", "sync2", "sync3") + (
+        '[canary]\nworker = "sync3"\npercent = 25\n' f'[[pin]]\nuser = "{pinned}"\nworker = "sync2"\n')
+    bench = bed.Workers()
+    for name in ("main", "sync1", "sync2", "sync3"):
+        bench.start(name, port=PORTS[name])
+    try:
+        with bed.running(text) as nginx:
+            client, seen = bed.Client(), {}
+            for n in range(60):
+                seen[n] = client.ask("GET", SYNC, token(n)).worker
+                other = {"Authorization": f"Bearer syt_user{n}_zyxwvutsrqponmlkjihg_1bc2de"}
+                assert client.ask("GET", SYNC, other).worker == seen[n], n
+                shown, _ = bed.companion("route", "GET", SYNC, "-d", nginx.directory / "deployment.toml", "--nginx", bed.NGINX,
+                                         "--installed", nginx.directory, "--user", f"@user{n}:example.org")
+                assert f"worker    {seen[n]}  " in shown, (n, seen[n], shown)
+            assert seen[7] == "sync2"
+            canary = [n for n, worker in seen.items() if worker == "sync3"]
+            # Nobody without a user is in the canary, and its users have another worker while it is down.
+            assert {client.ask("GET", SYNC).worker for _ in range(20)} == {"sync1", "sync2"}
+            bench.stop("sync3")
+            assert {client.ask("GET", SYNC, token(n)).worker for n in canary} == {"sync1"}
+            log = nginx.log()
+            for upstream, n in (("synapse_sync_canary", canary[0]), ("synapse_sync_pin_1", 7)):
+                assert any(f"upstream={upstream} " in line and user_hash(n) in line for line in log.splitlines()), upstream
+    finally:
+        bench.stop_all()
+    return f"{len(canary)} of 60 users in a canary of 25%"

@@ -11,6 +11,7 @@ impl Reader<'_> {
     pub(super) fn check(&mut self, deployment: &Deployment, file: &File) {
         self.listeners(deployment, file);
         self.overrides(deployment, file);
+        self.chosen_workers(deployment, file);
     }
 
     /// nginx cannot listen twice at one address.

@@ -16,6 +16,8 @@ pub(super) struct File {
     pub overrides: Vec<OwnRoute>,
     pub external: Vec<ExternalRoute>,
     pub mas: Option<Mas>,
+    pub canary: Option<Canary>,
+    pub pin: Vec<Pin>,
     pub name: Option<Spanned<String>>,
     pub listen: Listen,
     pub limits: Limits,
@@ -89,6 +91,20 @@ pub(super) struct Mas {
     pub address: Spanned<String>,
     pub authorities: Option<Spanned<String>>,
     pub allow: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Canary {
+    pub worker: Spanned<String>,
+    pub percent: Spanned<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pin {
+    pub user: Spanned<String>,
+    pub worker: Spanned<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -62,6 +62,8 @@ impl Reader<'_> {
             federation_body: self
                 .size(file.limits.federation_body.as_ref())
                 .unwrap_or(upload.saturating_mul(3).max(FEDERATION)),
+            canary: self.canary(file.canary.as_ref()),
+            pins: self.pins(&file.pin),
             limits: self.request_limits(&file.limits),
             spread: self.spread(&file.spread),
             sync_read_timeout: self
