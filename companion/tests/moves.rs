@@ -787,3 +787,36 @@ fn a_mistake_in_a_canary_or_a_pin_is_named() {
         }
     }
 }
+
+#[test]
+fn the_page_shows_what_rollout_says() {
+    let path = folder("moves-page");
+    let workers = |count: u16| {
+        let workers: Vec<_> = (1..=count)
+            .map(|n| (format!("sync{n}"), vec!["sync"], 8082 + n, 1))
+            .collect();
+        deployment(&workers)
+    };
+    write(&path, &workers(3));
+    render(&path, &[], 0);
+    write(&path, &workers(4));
+    gradually(&path);
+    set_start(&path, "2026-11-25T15:00:00Z");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/moving-users.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let example = page
+        .split("```console\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let (command, shown) = example.split_once('\n').unwrap();
+    let words: Vec<&str> = command.split(' ').skip(2).collect();
+    let output = companion(&[&words, &["--installed", path.to_str().unwrap()][..]].concat());
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        shown,
+        "{words:?}"
+    );
+}
