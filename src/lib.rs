@@ -5,9 +5,8 @@
 //! Rust meet: every file below does things with nginx's structures and decides nothing that the crate
 //! `matrix-user-hash-core` could decide without them.
 //!
-//! A request comes in through [`phase`], waits, if it must, in [`waiter`], shares lookups through [`worker`], which
-//! [`lookup`] sends, and leaves with its [`variables`]. Answers live in [`zone`]; what the operator writes is read by
-//! [`conf`].
+//! A request comes in through `phase`, waits, if it must, in `waiter`, shares lookups through `worker`, which `lookup`
+//! sends, and leaves with its `variables`. Answers live in `zone`; what the operator writes is read by `conf`.
 
 use core::ptr;
 

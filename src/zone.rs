@@ -169,8 +169,7 @@ impl SharedZone {
             }
         }
         let words = memory.found.map_or_else(|| memory.allocate(), Ok)?;
-        let zone =
-            Zone::format(words, &random_secret()?, now()).map_err(|reason| reason.to_string())?;
+        let zone = Zone::format(words, &random_secret()?).map_err(|reason| reason.to_string())?;
         match previous.and_then(Self::ready) {
             Some(old) => self.take_over(&zone, old),
             None => self.restore(&zone),

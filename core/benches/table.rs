@@ -36,7 +36,6 @@ fn zone(entries: usize) -> Zone<'static> {
     let zone = Zone::format(
         Box::leak(memory.into_boxed_slice()),
         &Secret::from_bytes([7; 16]),
-        NOW,
     );
     let zone = zone.unwrap();
     for n in 0..entries as u64 {

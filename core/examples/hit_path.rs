@@ -80,7 +80,7 @@ fn memory(entries: u64) -> Vec<AtomicU64> {
 }
 
 fn filled(memory: &[AtomicU64], entries: u64) -> Zone<'_> {
-    let zone = Zone::format(memory, &Secret::from_bytes([7; 16]), NOW).unwrap();
+    let zone = Zone::format(memory, &Secret::from_bytes([7; 16])).unwrap();
     for n in 0..entries {
         let key = zone.secret().token(&Token::new(&token(n)).unwrap());
         zone.table()

@@ -25,8 +25,7 @@ fn main() {
     let memory: Vec<AtomicU64> = (0..users * 40 / 9 + 131_072)
         .map(|_| AtomicU64::new(0))
         .collect();
-    let zone =
-        Zone::format(&memory, &Secret::from_bytes([7; 16]), NOW).expect("it is large enough");
+    let zone = Zone::format(&memory, &Secret::from_bytes([7; 16])).expect("it is large enough");
     for n in 0..users {
         let token = format!("mat_u{n:09}_Xk3fQ9vLwZ8pRt5yB2mN7cD4hJ");
         let user = format!("@u{n:09}:example.org");

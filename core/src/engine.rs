@@ -274,11 +274,6 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         }
     }
 
-    /// The zone.
-    pub fn zone(&self) -> Zone<'m> {
-        self.zone
-    }
-
     /// Adds one to `counter`.
     #[inline]
     pub fn count(&self, counter: Counter) {

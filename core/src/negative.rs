@@ -101,16 +101,6 @@ impl NegativeCache {
     pub fn remove(&mut self, key: &Key) {
         self.entries.pop(key);
     }
-
-    /// How many tokens are remembered, run out or not.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 impl Default for NegativeCache {
@@ -218,7 +208,7 @@ mod tests {
                 assert!(cache.get(&key(0), 0, at(0)).is_some(), "{n}");
             }
         }
-        assert_eq!(cache.len(), CAPACITY);
+        assert_eq!(cache.entries.len(), CAPACITY);
         assert_eq!(cache.get(&key(5), 0, at(0)), None);
     }
 

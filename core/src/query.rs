@@ -162,11 +162,6 @@ pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The most bytes that [`encode`] makes of `len` bytes.
-pub const fn encoded_max(len: usize) -> usize {
-    len.saturating_mul(3)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

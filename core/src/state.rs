@@ -100,7 +100,11 @@ pub fn encode(zone: &Zone<'_>, now: Millis, unix_seconds: u64) -> io::Result<Vec
 /// Puts a state back into `zone`, which takes over its secret, and gives the number of entries put back. Those that would
 /// by now be unused for longer than `inactive` are left out. `unix_seconds` is the wall clock at `now`.
 ///
-/// Before any other process uses the zone. On an error the zone is as before.
+/// Before any other process uses the zone.
+///
+/// # Errors
+///
+/// What is wrong with `bytes`. Nothing of them is in the zone then, which is as before.
 pub fn load(
     bytes: &[u8],
     zone: &Zone<'_>,

@@ -55,7 +55,7 @@ const DAY: Seconds = Seconds::new(86_400);
 #[test]
 fn a_request_whose_user_is_known_allocates_nothing() {
     let words: Vec<AtomicU64> = (0..16_384).map(|_| AtomicU64::new(0)).collect();
-    let zone = Zone::format(&words, &Secret::from_bytes([7; 16]), NOW).unwrap();
+    let zone = Zone::format(&words, &Secret::from_bytes([7; 16])).unwrap();
     let token = Token::new(b"syt_YWxpY2U_kQzPvXwRtYuIoPlKjHgF_3fQx1a").unwrap();
     let alice = UserHash::from_bits(0x86f0_1aef_21b1_acd3);
     let before = ALLOCATIONS.get();

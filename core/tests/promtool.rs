@@ -19,7 +19,7 @@ const NOW: Millis = Millis::new(1_000_000);
 #[test]
 fn promtool_finds_nothing_to_complain_of() {
     let words: Vec<AtomicU64> = (0..16_384).map(|_| AtomicU64::new(0)).collect();
-    let zone = Zone::format(&words, &Secret::from_bytes([7; 16]), NOW).unwrap();
+    let zone = Zone::format(&words, &Secret::from_bytes([7; 16])).unwrap();
     let slot = zone.counters().slot(0);
     for counter in Counter::ALL {
         slot.count(*counter);

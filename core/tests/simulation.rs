@@ -200,7 +200,7 @@ impl<'m> World<'m> {
         let secret = Secret::from_bytes([7; 16]);
         let zones = memories
             .iter()
-            .map(|words| Zone::format(words, &secret, Millis::new(START)).unwrap())
+            .map(|words| Zone::format(words, &secret).unwrap())
             .collect();
         let mut world = Self {
             zones,

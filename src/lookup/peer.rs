@@ -7,7 +7,7 @@
 //!   every timeout for one. A lookup reports only a server that could not be connected to. Once a connection stands, all
 //!   that happens on it depends on the token or on our own settings for TLS. What a lookup learns about a server that
 //!   hangs is kept here, in the worker, and only lookups avoid the server ([`Shell::avoided`]).
-//! - **Kept connections** ([`kept`]) and **TLS sessions** ([`sessions`]) of lookups are their own.
+//! - **Kept connections** ([`kept`]) and **TLS sessions** ([`Sessions`]) of lookups are their own.
 //!
 //! To do that, we stand between the upstream and the balancer of the group: each set of directives gets a [`Shell`], a copy
 //! of the group's structure with an `init` of ours, which lets the group's own set the peer up and then takes the places of

@@ -16,7 +16,7 @@ use nginx_sys::{
 };
 
 /// A live request. Copies are cheap and dangle once nginx frees the request: keep one only where a cleanup handler
-/// (see [`Request::on_cleanup`]) takes it away in time.
+/// (see [`Self::add_cleanup`]) takes it away in time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Request(NonNull<ngx_http_request_t>);
 

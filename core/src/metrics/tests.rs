@@ -16,7 +16,7 @@ fn memory() -> Vec<AtomicU64> {
 }
 
 fn zone(memory: &[AtomicU64]) -> Zone<'_> {
-    Zone::format(memory, &Secret::from_bytes([1; 16]), NOW).unwrap()
+    Zone::format(memory, &Secret::from_bytes([1; 16])).unwrap()
 }
 
 fn read(zone: &Zone<'_>) -> Snapshot {

@@ -196,16 +196,6 @@ impl<'m> Flights<'m> {
         self.count(u32::MAX, now, &alive)
     }
 
-    /// How many words there are.
-    pub fn len(&self) -> usize {
-        self.words.len()
-    }
-
-    /// Never: see [`Self::new`].
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
     fn replace(&self, permit: &Permit, by: u64) -> bool {
         // Its own word only: after the deadline it may be somebody else's.
         self.words[permit.index]

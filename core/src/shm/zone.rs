@@ -7,7 +7,7 @@
 //!
 //! | words | content |
 //! |---|---|
-//! | 0..8 | magic, layout version, length, secret (2), moment of creation |
+//! | 0..8 | magic, layout version, length, secret (2) |
 //! | 8..16 | counter of insertions, the table's logical clock |
 //! | 16..24 | breaker |
 //! | 24..40 | notices |
@@ -24,7 +24,6 @@ use crate::shm::places::{PLACES_WORDS, Places};
 use crate::shm::table::{self, Table};
 use crate::shm::throttle::{NOTICE_WORDS, Notices};
 use crate::sync::{AtomicU64, Ordering};
-use crate::time::Millis;
 
 /// "MUserHsh", and not what another program leaves in memory.
 const MAGIC: u64 = u64::from_be_bytes(*b"MUserHsh");
@@ -37,7 +36,6 @@ const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 1;
 const LENGTH_AT: usize = 2;
 const SECRET_AT: usize = 3;
-const CREATED_AT: usize = 5;
 const CLOCK_AT: usize = 8;
 const BREAKER_AT: usize = 16;
 const NOTICES_AT: usize = 24;
@@ -65,11 +63,6 @@ impl Layout {
             flights: (words / 128).clamp(32, 4096).next_multiple_of(8),
             slots: (words / 8192).clamp(4, 64),
         })
-    }
-
-    /// How many words it divides.
-    pub fn words(&self) -> usize {
-        self.words
     }
 
     /// How many tokens the table has room for.
@@ -130,11 +123,11 @@ pub struct Zone<'m> {
 
 impl<'m> Zone<'m> {
     /// Makes an empty zone of `words`, whatever they hold. No other process may use them yet.
-    pub fn format(
-        words: &'m [AtomicU64],
-        secret: &Secret,
-        now: Millis,
-    ) -> Result<Self, AttachError> {
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::TooSmall`]: `words` are too few for any zone.
+    pub fn format(words: &'m [AtomicU64], secret: &Secret) -> Result<Self, AttachError> {
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
@@ -142,13 +135,16 @@ impl<'m> Zone<'m> {
         zone.set_secret(secret);
         words[VERSION_AT].store(LAYOUT_VERSION, Ordering::Relaxed);
         words[LENGTH_AT].store(words.len() as u64, Ordering::Relaxed);
-        words[CREATED_AT].store(now.get(), Ordering::Relaxed);
         // Last: a zone whose making was interrupted is none.
         words[MAGIC_AT].store(MAGIC, Ordering::Release);
         Ok(zone)
     }
 
     /// The zone that another process, or an earlier configuration, made of `words`.
+    ///
+    /// # Errors
+    ///
+    /// Why `words` are none of ours; nothing was written to them.
     pub fn attach(words: &'m [AtomicU64]) -> Result<Self, AttachError> {
         let zone = Self::over(words).ok_or(AttachError::TooSmall)?;
         if words[MAGIC_AT].load(Ordering::Acquire) != MAGIC {
@@ -201,11 +197,6 @@ impl<'m> Zone<'m> {
         }
     }
 
-    /// When the zone was made: since then everything has been counted.
-    pub fn created(&self) -> Millis {
-        Millis::new(self.head[CREATED_AT].load(Ordering::Relaxed))
-    }
-
     /// The table of tokens.
     #[inline]
     pub fn table(&self) -> Table<'m> {
@@ -242,7 +233,7 @@ impl<'m> Zone<'m> {
 mod tests {
     use super::*;
     use crate::shm::table::Masquerade;
-    use crate::time::Seconds;
+    use crate::time::{Millis, Seconds};
     use crate::user::UserHash;
 
     const SECRET: Secret = Secret::from_bytes(*b"0123456789abcdef");
@@ -257,12 +248,11 @@ mod tests {
         let words = memory(8192);
         let key = crate::key::Key::from_words([71, 1 << 40]);
         let alice = UserHash::from_bits(0x86f0_1aef_21b1_acd3);
-        let made = Zone::format(&words, &SECRET, Millis::new(77)).unwrap();
+        let made = Zone::format(&words, &SECRET).unwrap();
         made.table()
             .insert(&key, alice, Masquerade::No, Millis::new(78), DAY);
         let zone = Zone::attach(&words).unwrap();
         assert_eq!(zone.secret(), SECRET);
-        assert_eq!(zone.created(), Millis::new(77));
         assert_eq!(
             zone.table().get(&key, Millis::new(78), DAY).unwrap().user,
             alice
@@ -273,7 +263,7 @@ mod tests {
     fn memory_of_another_layout_is_refused() {
         let words = memory(8192);
         assert_eq!(Zone::attach(&words).unwrap_err(), AttachError::Foreign);
-        Zone::format(&words, &SECRET, Millis::new(0)).unwrap();
+        Zone::format(&words, &SECRET).unwrap();
         assert_eq!(Zone::attach(&words[..8000]).unwrap_err(), AttachError::Size);
         words[VERSION_AT].store(7, Ordering::Relaxed);
         assert_eq!(Zone::attach(&words).unwrap_err(), AttachError::Version(7));

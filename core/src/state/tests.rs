@@ -76,13 +76,13 @@ fn what_killed_writers_left_beside_a_file_is_swept_and_nothing_else() {
 #[test]
 fn ten_thousand_users_are_known_after_a_full_restart() {
     let old = memory(131_072);
-    let old = Zone::format(&old, &SECRET, NOW).unwrap();
+    let old = Zone::format(&old, &SECRET).unwrap();
     fill(&old, 0..10_000, NOW);
     let bytes = encode(&old, NOW.plus(60_000), WALL).unwrap();
     // The machine was off for ten minutes, and its clock begins anew.
     let new = memory(131_072);
     let booted = Millis::new(30_000);
-    let new = Zone::format(&new, &OTHER, booted).unwrap();
+    let new = Zone::format(&new, &OTHER).unwrap();
     assert_eq!(load(&bytes, &new, booted, WALL + 600, DAY), Ok(10_000));
     for n in 0..10_000 {
         let entry = new.table().get(&key(&new, n), booted, DAY).unwrap();
@@ -94,10 +94,10 @@ fn ten_thousand_users_are_known_after_a_full_restart() {
 #[test]
 fn a_smaller_zone_keeps_those_who_were_used_last() {
     let old = memory(131_072);
-    let old = Zone::format(&old, &SECRET, NOW).unwrap();
+    let old = Zone::format(&old, &SECRET).unwrap();
     fill(&old, 0..30_000, NOW);
     let new = memory(16_384);
-    let new = Zone::format(&new, &OTHER, NOW).unwrap();
+    let new = Zone::format(&new, &OTHER).unwrap();
     let bytes = encode(&old, NOW, WALL).unwrap();
     load(&bytes, &new, NOW, WALL, DAY).unwrap();
     let kept = (29_000..30_000).filter(|n| new.table().get(&key(&new, *n), NOW, DAY).is_some());
@@ -107,12 +107,12 @@ fn a_smaller_zone_keeps_those_who_were_used_last() {
 #[test]
 fn what_is_unused_for_longer_than_inactive_by_now_is_left_out() {
     let old = memory(131_072);
-    let old = Zone::format(&old, &SECRET, NOW).unwrap();
+    let old = Zone::format(&old, &SECRET).unwrap();
     fill(&old, 0..10, NOW);
     fill(&old, 10..15, NOW.plus(3_600_000));
     let bytes = encode(&old, NOW.plus(3_600_000), WALL).unwrap();
     let new = memory(131_072);
-    let new = Zone::format(&new, &OTHER, NOW).unwrap();
+    let new = Zone::format(&new, &OTHER).unwrap();
     assert_eq!(load(&bytes, &new, NOW, WALL + 86_400 - 1_800, DAY), Ok(5));
     // A wall clock that was set back adds nothing.
     assert_eq!(load(&bytes, &new, NOW, WALL - 86_400, DAY), Ok(15));
@@ -120,14 +120,14 @@ fn what_is_unused_for_longer_than_inactive_by_now_is_left_out() {
 
 fn small_file() -> Vec<u8> {
     let zone = memory(4_096);
-    let zone = Zone::format(&zone, &SECRET, NOW).unwrap();
+    let zone = Zone::format(&zone, &SECRET).unwrap();
     fill(&zone, 0..3, NOW);
     encode(&zone, NOW, WALL).unwrap()
 }
 
 fn refusal(bytes: &[u8]) -> StateError {
     let words = memory(4_096);
-    let zone = Zone::format(&words, &OTHER, NOW).unwrap();
+    let zone = Zone::format(&words, &OTHER).unwrap();
     let before: Vec<_> = words
         .iter()
         .map(|word| word.load(crate::sync::Ordering::Relaxed))
@@ -180,7 +180,7 @@ fn an_older_or_newer_file_is_refused_with_its_version() {
 #[test]
 fn a_file_holds_no_part_of_a_token_and_no_user_id() {
     let zone = memory(4_096);
-    let zone = Zone::format(&zone, &SECRET, NOW).unwrap();
+    let zone = Zone::format(&zone, &SECRET).unwrap();
     fill(&zone, 0..100, NOW);
     let bytes = encode(&zone, NOW, WALL).unwrap();
     let token = token(42);
@@ -270,7 +270,7 @@ proptest! {
             bytes[end..].copy_from_slice(&sum);
         }
         let words = memory(4_096);
-        let zone = Zone::format(&words, &OTHER, NOW).unwrap();
+        let zone = Zone::format(&words, &OTHER).unwrap();
         let loaded = load(&bytes, &zone, NOW, WALL, DAY);
         let whole = magic && version && checksum && end >= HEAD && (end - HEAD) % ENTRY == 0;
         prop_assert!(loaded.is_err() || whole);
@@ -281,13 +281,13 @@ proptest! {
         entries in prop::collection::vec((any::<[u64; 2]>(), any::<u64>(), 0_u8..3), 0..40),
     ) {
         let words = memory(8_192);
-        let zone = Zone::format(&words, &SECRET, NOW).unwrap();
+        let zone = Zone::format(&words, &SECRET).unwrap();
         for (key, user, kind) in &entries {
             let (key, user) = (Key::from_words(*key), UserHash::from_bits(*user));
             zone.table().insert(&key, user, masquerade(u64::from(*kind)), NOW, DAY);
         }
         let again = memory(8_192);
-        let again = Zone::format(&again, &OTHER, NOW).unwrap();
+        let again = Zone::format(&again, &OTHER).unwrap();
         load(&encode(&zone, NOW, WALL).unwrap(), &again, NOW, WALL, DAY).unwrap();
         for (key, ..) in &entries {
             let key = Key::from_words(*key);

@@ -59,6 +59,10 @@ pub enum Malformed {
 /// `limit` is how many bytes the response may have, head and body and chunk framing and 1xx responses before it
 /// included. It is [`Malformed::TooLarge`] as soon as it is known that it has more. `eof` says that the connection
 /// has ended: then the result is never [`Progress::Incomplete`] or [`Progress::UntilClose`].
+///
+/// # Errors
+///
+/// As soon as no further bytes could make a response of them that is of use.
 pub fn parse(buf: &[u8], limit: usize, eof: bool) -> Result<Progress<'_>, Malformed> {
     let Some(head) = Head::parse(buf)? else {
         return more(buf, limit, eof, Malformed::Head);

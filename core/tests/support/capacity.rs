@@ -44,7 +44,7 @@ impl Module {
         let now = Millis::new(86_400_000);
         // For the length of the process; a handful of zones.
         let memory = Box::leak(memory.into_boxed_slice());
-        let zone = Zone::format(memory, &Secret::from_bytes([7; 16]), now).unwrap();
+        let zone = Zone::format(memory, &Secret::from_bytes([7; 16])).unwrap();
         Self { zone, now }
     }
 
