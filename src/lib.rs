@@ -54,14 +54,16 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
 };
 
 /// The table by which nginx finds the module in the library (what nginx's build generates as `ngx_modules.c`).
+#[cfg(feature = "export-modules")]
 mod exported {
     use super::ngx_http_matrix_user_hash_module;
 
     ::ngx::ngx_modules!(ngx_http_matrix_user_hash_module);
 }
 
-/// What nginx looks for in the library.
+/// What nginx looks for in the library. The table that nginx's own build generates refers to it by this name.
 #[used]
+#[cfg_attr(not(feature = "export-modules"), unsafe(no_mangle))]
 #[allow(non_upper_case_globals, reason = "nginx finds it by this name")]
 pub static mut ngx_http_matrix_user_hash_module: ngx_module_t = ngx_module_t {
     ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
