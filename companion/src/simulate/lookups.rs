@@ -6,12 +6,11 @@
 use std::collections::VecDeque;
 
 use datasketches::hll::{HllSketch, HllType};
+use matrix_user_hash_core::shm::zone::Layout;
 use serde::Serialize;
 
 use crate::log::line::{Line, Lookup};
 
-/// Tokens that a MiB of the zone holds.
-const IN_A_MIB: u64 = 31_840;
 const HOUR: i64 = 3_600;
 
 /// How the module would be configured.
@@ -154,9 +153,29 @@ impl Seen {
             refreshes_in_a_second: refreshes,
             whoami_in_a_second: new + refreshes,
             tokens,
-            zone_mib: tokens.div_ceil(IN_A_MIB).max(1),
+            zone_mib: mebibytes_for(tokens),
         }
     }
+}
+
+/// The size of the smallest zone, in whole MiB, that has room for so many tokens.
+fn mebibytes_for(tokens: u64) -> u64 {
+    // An entry takes 32 bytes, so no smaller zone than this one can do.
+    let mut mib = tokens.div_ceil(32_768).max(1);
+    while room_in(mib << 20) < tokens {
+        mib += 1;
+    }
+    mib
+}
+
+/// How many tokens a zone of so many bytes has room for in an nginx on x86-64. nginx's slab pool keeps 704 bytes for itself,
+/// and 24 beside each page of 4096 (`ngx_slab_init`); the module has all other pages.
+fn room_in(bytes: u64) -> u64 {
+    let pages = bytes.saturating_sub(704) / (4096 + 24);
+    usize::try_from(pages * 4096 / 8)
+        .ok()
+        .and_then(Layout::for_words)
+        .map_or(0, |layout| layout.capacity() as u64)
 }
 
 fn registers() -> HllSketch {
@@ -193,6 +212,22 @@ mod tests {
             }
         }
         seen
+    }
+
+    #[test]
+    fn a_zone_has_the_room_that_a_running_nginx_tells() {
+        // The figure capacity of nginx 1.28.3: docs/operations.md.
+        for (kib, tokens) in [
+            (64, 1_832),
+            (1_024, 32_080),
+            (4_096, 128_496),
+            (16_384, 519_392),
+            (65_536, 2_083_168),
+        ] {
+            assert_eq!(room_in(kib << 10), tokens, "{kib}k");
+        }
+        assert_eq!((mebibytes_for(0), mebibytes_for(32_080)), (1, 1));
+        assert_eq!((mebibytes_for(32_081), mebibytes_for(128_496)), (2, 4));
     }
 
     #[test]
