@@ -19,11 +19,15 @@ set format y "%'.0f"
 BLUE, GREY, ORANGE = "#1f6fb4", "#8a8a8a", "#d9762b"
 
 
+# The table of README.md under "Why": the middle of what was measured by user, and by token.
+BY_USER = (("initial sync", 1090, 1815), ("its CPU in workers", 362, 477), ("its CPU in PostgreSQL", 216.5, 377.5),
+           ("cache entries", 85, 118.5), ("incremental sync", 48.5, 57))
 FLOOR_AND_OURS = (("floor_us", GREY), ("ours_us", BLUE))
 
 
 def draw():
     PLOTS.mkdir(parents=True, exist_ok=True)
+    by_user()
     bars("hit", "added", "Instructions that a hit adds to the floor", without=("floor",))
     bars("memory", "kB_hit", "kB that a request in a long poll holds")
     bars("load", "us", "Processor time of a request at saturation, µs")
@@ -34,6 +38,23 @@ def draw():
           (("digest", GREY), ("hit", BLUE), ("miss", ORANGE)), log=True)
     lines("waiters", "Processor time of a waiting request, µs, by their number",
           (("one token: us", BLUE), ("own tokens: us", ORANGE)), log=True)
+
+
+def by_user():
+    """What a sync costs when the worker is chosen by user, in percent of what it costs by token."""
+    rows = "\n".join(f'"{name}" {100 * user / token:.0f}' for name, user, token in BY_USER)
+    plot("by-user", "By user, in percent of the same by token (100)", f"""\
+set boxwidth 0.6
+set style fill solid
+set xtics scale 0 font ",11"
+set yrange [0:120]
+$data << EOD
+{rows}
+EOD
+plot $data using 0:2:xtic(1) with boxes lc rgb "{BLUE}" notitle, \\
+     $data using 0:2:(sprintf("%.0f%%", $2)) with labels offset 0,0.7 notitle, \\
+     100 with lines lw 2 lc rgb "{GREY}" title "by token"
+""")
 
 
 def bars(part, value, title, without=()):
