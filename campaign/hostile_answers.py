@@ -229,7 +229,7 @@ def bad_chunk(size):
 
 def with_status(status):
     # A 204 and a 304 have no body: what follows is the next answer.
-    return lambda a: [sized(a.decoy, status=status, *(["Location: /" + a.other] if status[0] == "3" else []))]
+    return lambda a: [sized(a.decoy, *(["Location: /" + a.other] if status[0] == "3" else []), status=status)]
 
 
 def with_head(begin):
