@@ -154,11 +154,10 @@ def check_a_refusal_is_in_the_json_log():
     all_workers()
     with bed.folder() as prefix:
         (prefix / "deployment.toml").write_text(limited(
-            f'[limits.user]\neverything = {SLOW}\n[log]\nformat = "json"\naccess = "{prefix}/access.log"\n'
+            f'[limits.user]\neverything = {SLOW}\n[log]\nformat = "json"\nerror = "stderr"\naccess = "{prefix}/access.log"\n'
             f'[paths]\ntemp = "{prefix}"\npid = "{prefix}/nginx.pid"\n'))
         bed.companion("render", "-d", prefix / "deployment.toml", "--output", prefix, "--nginx", bed.NGINX)
         with bed.Nginx(prefix / "nginx.conf", prefix) as nginx:
-            bed.wait_for_pid(prefix, nginx)
             assert statuses(token("alice"), path="/_matrix/client/v3/unheard_of", times=4) == [200] * 3 + [429]
             rows = [json.loads(line) for line in logged(nginx, 4).splitlines()]
             errors = nginx.errors()
@@ -180,7 +179,7 @@ def check_client_readers_can_be_spread_by_user():
             answer = bed.Client().ask("GET", "/_matrix/client/v3/joined_rooms", token(f"user{n % 10}", f"device{n}"))
             homes.setdefault(n % 10, set()).add(answer.worker)
         out, _ = bed.companion("route", "GET", "/_matrix/client/v3/joined_rooms", "--user", "@user3:example.org", "-d",
-                               nginx.prefix / "deployment.toml", "--nginx", bed.NGINX)
+                               nginx.directory / "deployment.toml", "--nginx", bed.NGINX)
     assert all(len(home) == 1 for home in homes.values()) and len(set().union(*homes.values())) == 2, homes
     # The stand-ins have names of another deployment: its ports say which they are.
     names = dict(re.findall(r'name = "(\w+)"\ntype = .*\nhost = .*\nport = (\d+)', everything()))
