@@ -616,12 +616,12 @@ fn a_limit_that_an_ordinary_client_breaks_is_warned_about() {
         (
             "limits-burst",
             "everything = { per_second = 50, burst = 5 }",
-            "a burst of 5 may be too few",
+            "a burst of 5 at 50 requests a second may be too few",
         ),
         (
             "limits-no-burst",
             "media = { per_second = 50 }",
-            "a burst of 0 may be too few",
+            "a burst of 0 at 50 requests a second may be too few",
         ),
         (
             "limits-parallel",
