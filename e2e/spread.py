@@ -1,13 +1,16 @@
 """scripts/spread: what is gained if requests other than syncs are spread by user or room, on a real Synapse.
 
-  scripts/spread [ROUNDS]       rounds of cold workers (default 3), each spread in turns, by user and by room
+  scripts/spread cost [ROUNDS]    rounds of cold workers (default 5), each spread in turns, by user and by room
+  scripts/spread lag              reads of what the same user has just written, while one worker hears of it late
 
 A main process and three generic workers, which are the client readers and the workers of rooms; nginx in front, rendered by the
-companion with `[spread]`. For each way to spread, the workers are started anew. Then USERS users ask each kind of request
-REPEATS times each, in an order that is the same for all. Printed for each kind: CPU of the workers and of PostgreSQL for a
-request, mean time, and cache entries of the three workers at the end.
+companion with `[spread]`.
 
-Then one worker hears of others' writes LAG seconds late, as a busy one does: users write and read what they wrote. Printed:
+`cost`: for each way to spread, the workers are started anew. Then USERS users ask each kind of request REPEATS times each, in
+an order that is the same for all. Printed for each kind: CPU of the workers and of PostgreSQL for a request, mean time, and
+cache entries of the three workers at the end. What comes before the first round is not counted: PostgreSQL is cold then.
+
+`lag`: one worker hears of others' writes LAG seconds late, as a busy one does. Users write and read what they wrote. Printed:
 reads that did not see the own write, and reads that went back behind what an earlier read had seen.
 
 SPREAD_PORT is the first of its 300 ports on 127.0.0.1 (default 19300). Logs: build/e2e/spread.
@@ -39,6 +42,9 @@ from .synapse import NO_LIMIT
 from .world import BACKUP, SESSION
 
 USERS, ROOMS, MESSAGES, REPEATS, THREADS = 24, 8, 20, 6, 6
+# They change their names: for each change Synapse 1.163.2 writes to every room of the user, and fails (500) if the next one comes
+# meanwhile.
+LONERS = 8
 LAG = 0.5
 # Which words of the deployment file make a way to spread.
 WAYS = {
@@ -139,14 +145,14 @@ def cpu_ms(pid: int) -> float:
 
 
 class People:
-    """Users who share rooms, with what they ask about."""
+    """Users who share rooms, with what they ask about; and some who are in no room."""
 
     def __init__(self, bed: Bed):
         self.bed = bed
         homeserver = Homeserver(bed)
         call = homeserver.call
         with ThreadPoolExecutor(THREADS) as pool:
-            self.users = list(pool.map(homeserver.register, [f"user{n}" for n in range(USERS)]))
+            self.users = list(pool.map(homeserver.register, [f"user{n}" for n in range(USERS + LONERS)]))
             self.tokens = list(pool.map(lambda user: homeserver.login(user, "PHONE")["access_token"], self.users))
             sync = "/_matrix/client/v3/sync?timeout=0"
             self.since = [call("GET", sync, token=token)["next_batch"] for token in self.tokens]
@@ -154,7 +160,7 @@ class People:
                                token=self.tokens[0])["room_id"] for n in range(ROOMS)]
 
             def inhabit(room):
-                for token in self.tokens[1:]:
+                for token in self.tokens[1:USERS]:
                     call("POST", f"/_matrix/client/v3/join/{quote(room)}", {}, token=token)
                 for n in range(MESSAGES):
                     call("PUT", f"/_matrix/client/v3/rooms/{quote(room)}/send/m.room.message/{n}",
@@ -172,7 +178,7 @@ class People:
                 call("PUT", f"/_matrix/client/v3/profile/{quote(user)}/displayname", {"displayname": "0"}, token=token)
                 return version
 
-            self.versions = list(pool.map(furnish, range(USERS)))
+            self.versions = list(pool.map(furnish, range(USERS + LONERS)))
             self.later = [call("GET", sync, token=token)["next_batch"] for token in self.tokens]
 
     def ask(self, number: int, method: str, path: str, body=None):
@@ -212,10 +218,16 @@ LOCAL = threading.local()
 
 
 def main() -> int:
-    if len(sys.argv) > 2 or not all(word.isdigit() and int(word) for word in sys.argv[1:]):
-        print(__doc__, file=sys.stderr)
-        return 2
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    match sys.argv[1:]:
+        case ["cost"]:
+            rounds = 5
+        case ["cost", word] if word.isdigit() and int(word):
+            rounds = int(word)
+        case ["lag"]:
+            rounds = 0
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
     base = int(os.environ.get("SPREAD_PORT", "19300"))
     directory = ROOT / "build/e2e/spread"
     directory.mkdir(parents=True, exist_ok=True)
@@ -231,8 +243,10 @@ def main() -> int:
         relay = Relay(base + 90, bed.redis_port)
         bed.start()
         people = People(bed)
-        measure(bed, people, rounds)
-        stale(bed, people, relay)
+        if rounds:
+            measure(bed, people, rounds)
+        else:
+            stale(bed, people, relay)
         return 0
     except (BedError, Refused) as error:
         print(f"scripts/spread: {error}", file=sys.stderr)
@@ -247,33 +261,39 @@ def measure(bed: Bed, people: People, rounds: int) -> None:
     """Cost by kind of request and way to spread."""
     found = defaultdict(list)
     entries = defaultdict(list)
+    one_round(bed, people, "turns")
     for number in range(rounds):
         ways = list(WAYS)
         # No way is always first.
         for way in ways[number % len(ways):] + ways[: number % len(ways)]:
-            bed.restart_workers()
-            bed.start_nginx(DEPLOYMENT.format(*WAYS[way]))
-            for kind, question in people.questions().items():
-                asked = [(u, n) for u in range(USERS) for n in range(REPEATS)]
-                random.Random(kind).shuffle(asked)
-                before, started = bed.cpu(), time.monotonic()
-                with ThreadPoolExecutor(THREADS) as pool:
-                    times = list(pool.map(lambda one, q=question: people.ask(one[0], *q(*one))[1], asked))
-                after = bed.cpu()
-                found[kind, way].append((*((b - a) / len(asked) for a, b in zip(before, after, strict=True)),
-                                         1000 * statistics.mean(times)))
-                del started
+            for kind, figures in one_round(bed, people, way).items():
+                found[kind, way].append(figures)
             entries[way].append(bed.cache_entries())
             print(f"  round {number + 1}, {way}: {entries[way][-1]:,} cache entries", flush=True)
-    print(f"\nFor each request, mean of {rounds} rounds (each): worker CPU ms, PostgreSQL CPU ms, time ms")
+    print(f"\nFor each request, medians of {rounds} rounds: worker CPU ms (least, most), PostgreSQL CPU ms, time ms")
     for kind in people.questions():
         for way in WAYS:
-            rows = found[kind, way]
-            mean = [statistics.mean(row[i] for row in rows) for i in range(3)]
-            each = ", ".join(f"{row[0]:.2f}" for row in rows)
-            print(f"  {kind:<14} {way:<6} {mean[0]:6.2f} {mean[1]:6.2f} {mean[2]:7.2f}   worker CPU by round: {each}")
+            workers, database, times = zip(*found[kind, way], strict=True)
+            print(f"  {kind:<14} {way:<6} {statistics.median(workers):6.2f} ({min(workers):.2f}, {max(workers):.2f})"
+                  f" {statistics.median(database):6.2f} {statistics.median(times):7.2f}")
     for way in WAYS:
-        print(f"  cache entries, {way}: {statistics.mean(entries[way]):,.0f}")
+        print(f"  cache entries, {way}: {statistics.median(entries[way]):,.0f} ({min(entries[way]):,}, {max(entries[way]):,})")
+
+
+def one_round(bed: Bed, people: People, way: str) -> dict:
+    """Kind of request → what one costs with cold workers: CPU of workers and of PostgreSQL, and time, in milliseconds."""
+    bed.restart_workers()
+    bed.start_nginx(DEPLOYMENT.format(*WAYS[way]))
+    costs = {}
+    for kind, question in people.questions().items():
+        asked = [(u, n) for u in range(USERS) for n in range(REPEATS)]
+        random.Random(kind).shuffle(asked)
+        before = bed.cpu()
+        with ThreadPoolExecutor(THREADS) as pool:
+            times = list(pool.map(lambda one, q=question: people.ask(one[0], *q(*one))[1], asked))
+        spent = [(after - early) / len(asked) for early, after in zip(before, bed.cpu(), strict=True)]
+        costs[kind] = (*spent, 1000 * statistics.mean(times))
+    return costs
 
 
 def stale(bed: Bed, people: People, relay: Relay) -> None:
@@ -284,6 +304,7 @@ def stale(bed: Bed, people: People, relay: Relay) -> None:
         counts = defaultdict(lambda: [0, 0, 0])
 
         def of(u, kind, write, read, counts=counts):
+            """Writes 1 to 5 and reads each back four times at once; what stood there before is 0."""
             seen = 0
             for n in range(1, 6):
                 write(u, n)
@@ -297,9 +318,11 @@ def stale(bed: Bed, people: People, relay: Relay) -> None:
                 time.sleep(2 * LAG)
 
         def person(u, of=of):
-            path = f"/_matrix/client/v3/profile/{quote(people.users[u])}/displayname"
-            of(u, "profile", lambda u, n: people.ask(u, "PUT", path, {"displayname": str(n)}),
-               lambda u: int(people.ask(u, "GET", path)[0].get("displayname") or 0))
+            if u >= USERS:
+                path = f"/_matrix/client/v3/profile/{quote(people.users[u])}/displayname"
+                of(u, "profile", lambda u, n: people.ask(u, "PUT", path, {"displayname": str(n)}),
+                   lambda u: int(people.ask(u, "GET", path)[0].get("displayname") or 0))
+                return
             data = f"/_matrix/client/v3/user/{quote(people.users[u])}/account_data/org.example.tea"
             # The writer of the stream takes it: the main process.
             direct = Homeserver(bed)
@@ -310,12 +333,13 @@ def stale(bed: Bed, people: People, relay: Relay) -> None:
                lambda u: -people.ask(u, "GET", keys)[0]["first_message_index"])
 
         for u in range(USERS):
-            people.ask(u, "PUT", f"/_matrix/client/v3/profile/{quote(people.users[u])}/displayname", {"displayname": "0"})
             Homeserver(bed).call("PUT", f"/_matrix/client/v3/user/{quote(people.users[u])}/account_data/org.example.tea", {"n": 0},
                                  token=people.tokens[u])
+        for u in range(USERS, USERS + LONERS):
+            people.ask(u, "PUT", f"/_matrix/client/v3/profile/{quote(people.users[u])}/displayname", {"displayname": "0"})
         time.sleep(2 * LAG)
-        with ThreadPoolExecutor(USERS) as pool:
-            list(pool.map(person, range(USERS)))
+        with ThreadPoolExecutor(USERS + LONERS) as pool:
+            list(pool.map(person, range(USERS + LONERS)))
         for kind, (reads, behind, back) in counts.items():
             print(f"  one worker {LAG} s late, {kind}, {way}: {reads} reads, {behind} without the own write, {back} went back")
     relay.lag = 0
