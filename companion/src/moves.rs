@@ -15,8 +15,8 @@ use matrix_user_hash_core::shift::Span;
 use serde::Serialize;
 
 use installed::Group;
-pub use installed::Installed;
-pub use rollout::{Rollout, Users};
+pub(crate) use installed::Installed;
+pub(crate) use rollout::{Rollout, Users};
 
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::hash::Circle;
@@ -29,7 +29,7 @@ const NOTICE: u64 = 60_000;
 
 /// A group, some of whose users are elsewhere.
 #[derive(Clone, Debug, Serialize)]
-pub struct Moving {
+pub(crate) struct Moving {
     /// The group.
     pub group: String,
     /// The variable that has the upstream of a user in the end.
@@ -44,7 +44,7 @@ pub struct Moving {
 
 /// A shift to a group from what it was.
 #[derive(Clone, Debug, Serialize)]
-pub struct Shift {
+pub(crate) struct Shift {
     /// The variable of the directive.
     pub variable: String,
     /// The upstream of those who have not moved.
@@ -67,7 +67,7 @@ pub struct Shift {
 
 /// What an operator wants of a change.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wish {
+pub(crate) struct Wish {
     /// Over how many seconds users move.
     pub gradually: Option<u64>,
     /// From when on, in milliseconds since 1970.
@@ -84,7 +84,7 @@ const BY_USER: [(Role, Option<Role>); 3] = [
 ];
 
 /// Milliseconds since 1970.
-pub fn clock() -> u64 {
+pub(crate) fn clock() -> u64 {
     let passed = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -92,7 +92,7 @@ pub fn clock() -> u64 {
 }
 
 /// Lays a deployment out, with its canary and its pins.
-pub fn laid_out(deployment: &Deployment) -> Plan {
+pub(crate) fn laid_out(deployment: &Deployment) -> Plan {
     let mut plan = Plan::new(deployment);
     chosen::apply(&mut plan, deployment);
     plan
@@ -102,7 +102,7 @@ pub fn laid_out(deployment: &Deployment) -> Plan {
 ///
 /// # Errors
 /// Users are on the move to other groups than these, or nothing is installed that they could move from.
-pub fn plan(
+pub(crate) fn plan(
     deployment: &Deployment,
     installed: Option<&Installed>,
     wish: &Wish,
@@ -303,7 +303,7 @@ fn same_ring(one: &[Server], other: &[Server]) -> bool {
 }
 
 /// nginx's ring over servers.
-pub fn circle(servers: &[Server]) -> Circle {
+pub(crate) fn circle(servers: &[Server]) -> Circle {
     let lines = servers
         .iter()
         .map(|server| (server.address.as_str(), usize::from(server.weight)));
@@ -396,7 +396,7 @@ fn span(over: u64, start: Option<u64>, now: u64) -> Result<Span, Diagnostic> {
 ///
 /// # Errors
 /// There is no such worker, or nobody can take what it has.
-pub fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic> {
+pub(crate) fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic> {
     let named = |process: &&Process| process.name == worker;
     let Some(leaving) = deployment.workers.iter().find(named) else {
         let known = deployment.workers.iter().map(|known| known.name.as_str());
@@ -432,12 +432,12 @@ pub fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic
 }
 
 /// As RFC 3339 has it.
-pub fn moment(milliseconds: u64) -> String {
+pub(crate) fn moment(milliseconds: u64) -> String {
     time::format(i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX))
 }
 
 /// Seconds as an operator says them.
-pub fn length(seconds: u64) -> String {
+pub(crate) fn length(seconds: u64) -> String {
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let parts = [(hours, "h"), (minutes, "m"), (rest, "s")];
     let shown: Vec<String> = parts

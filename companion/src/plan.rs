@@ -14,10 +14,10 @@ use crate::moves::Moving;
 use crate::table::{ROUTES, Route, Section, Split};
 
 /// What names begin with unless the deployment has a name.
-pub const NAME: &str = "synapse";
+pub(crate) const NAME: &str = "synapse";
 
 /// What main serves because no group does.
-pub const NO_GROUP: &str = "no group of workers serves it, so the main process does";
+pub(crate) const NO_GROUP: &str = "no group of workers serves it, so the main process does";
 
 /// The rooms of a path, for `hash`: what stands between `/rooms/` and the next slash, or the like.
 const ROOM: Room = Room {
@@ -40,7 +40,7 @@ const CLOSED: [&str; 2] = ["/_synapse/metrics", "/_synapse/replication"];
 
 /// What the configuration consists of.
 #[derive(Debug, Serialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What all names and the folder begin with.
     pub name: String,
     /// Every upstream that some location names.
@@ -75,7 +75,7 @@ pub struct Plan {
 
 /// How a room is found in a path: two expressions, one after the other.
 #[derive(Debug, Serialize)]
-pub struct Room {
+pub(crate) struct Room {
     /// What stands before it.
     pub before: &'static str,
     /// Its id or alias.
@@ -84,7 +84,7 @@ pub struct Room {
 
 /// A prefix location.
 #[derive(Debug, Serialize)]
-pub struct Prefix {
+pub(crate) struct Prefix {
     /// The prefix.
     pub path: &'static str,
     /// What stands below it.
@@ -112,7 +112,7 @@ pub struct Prefix {
 
 /// What nginx answers itself.
 #[derive(Debug, Serialize)]
-pub struct Edge {
+pub(crate) struct Edge {
     /// The status of a preflight.
     pub preflight: u16,
     /// Prefixes that are closed.
@@ -123,7 +123,7 @@ pub struct Edge {
 
 /// An `upstream {}`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Its name.
     pub name: String,
     /// What it is for, as a comment.
@@ -142,7 +142,7 @@ pub struct Upstream {
 
 /// What requests are spread by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Key {
+pub(crate) enum Key {
     /// The user who asks.
     User,
     /// The room that it is about.
@@ -163,7 +163,7 @@ impl Key {
 
 /// A `server` line.
 #[derive(Clone, Debug, Serialize)]
-pub struct Server {
+pub(crate) struct Server {
     /// The worker's name.
     pub worker: String,
     /// What stands after `server`.
@@ -180,7 +180,7 @@ pub struct Server {
 
 /// A `location {}`.
 #[derive(Debug, Serialize)]
-pub struct Location {
+pub(crate) struct Location {
     /// The route's name.
     pub id: String,
     /// Where it is rendered.
@@ -208,7 +208,7 @@ pub struct Location {
 
 /// How a server is spoken to that is not Synapse.
 #[derive(Clone, Debug, Serialize)]
-pub struct Other {
+pub(crate) struct Other {
     /// Its name for TLS and `Host`, if it speaks TLS.
     pub tls: Option<String>,
     /// What its certificate is checked against.
@@ -220,7 +220,7 @@ pub struct Other {
 /// How a location chooses its upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Target {
+pub(crate) enum Target {
     /// Always this one.
     Upstream {
         /// Its name.
@@ -243,7 +243,7 @@ pub enum Target {
 
 /// A line of a map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// A text, or a regular expression behind `~`.
     pub key: String,
     /// The upstream.
@@ -254,7 +254,7 @@ pub struct Row {
 
 impl Target {
     /// Every upstream that it may choose.
-    pub fn upstreams(&self) -> Vec<&str> {
+    pub(crate) fn upstreams(&self) -> Vec<&str> {
         match self {
             Self::Upstream { name } => vec![name],
             Self::Mapped { rows, default, .. } => rows
@@ -358,7 +358,7 @@ fn keepalive(servers: usize) -> usize {
 
 impl Plan {
     /// Lays out a deployment.
-    pub fn new(deployment: &Deployment) -> Self {
+    pub(crate) fn new(deployment: &Deployment) -> Self {
         let names = Names(&deployment.settings.name);
         let mut upstreams = main_upstreams(deployment, &names);
         let mut locations = Vec::new();
@@ -431,7 +431,7 @@ impl Plan {
     }
 
     /// Has the locations of groups that are on the move choose their upstream late.
-    pub fn choose_late(&mut self) {
+    pub(crate) fn choose_late(&mut self) {
         let moving = &self.moving;
         let is_moving = |name: &str| moving.iter().any(|moving| moving.group == name);
         for location in &mut self.locations {
@@ -440,12 +440,12 @@ impl Plan {
     }
 
     /// An upstream by its name.
-    pub fn upstream(&self, name: &str) -> Option<&Upstream> {
+    pub(crate) fn upstream(&self, name: &str) -> Option<&Upstream> {
         self.upstreams.iter().find(|upstream| upstream.name == name)
     }
 
     /// The locations of a section, in their order.
-    pub fn section(&self, section: Section) -> impl Iterator<Item = &Location> {
+    pub(crate) fn section(&self, section: Section) -> impl Iterator<Item = &Location> {
         self.locations
             .iter()
             .filter(move |location| location.section == section)

@@ -17,7 +17,7 @@ use crate::table::Section;
 
 /// What is asked.
 #[derive(Debug, Default)]
-pub struct Question {
+pub(crate) struct Question {
     /// The method, in capitals.
     pub method: String,
     /// The path, with its query.
@@ -34,7 +34,7 @@ pub struct Question {
 
 /// What nginx does.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The location as it is written.
     pub location: String,
     /// The file that it stands in.
@@ -49,7 +49,7 @@ pub struct Answer {
 
 /// Where a request goes.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// nginx answers itself.
     Edge(u16),
     /// To an upstream.
@@ -69,7 +69,7 @@ pub enum Outcome {
 
 /// What a shift means for a user.
 #[derive(Debug)]
-pub struct Move {
+pub(crate) struct Move {
     /// Whether the moment is over.
     is_over: bool,
     /// The moment; the end of the shift where the user is not known.
@@ -82,7 +82,7 @@ pub struct Move {
 ///
 /// # Errors
 /// The question is not one that nginx would take: a path without a slash, a user id that is none.
-pub fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
+pub(crate) fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
     let (raw, query) = question
         .target
         .split_once('?')

@@ -275,7 +275,7 @@ fn at_place(f: &mut Formatter<'_>, place: &AtPlace) -> Result {
 }
 
 /// A group's name; the log may have none.
-pub fn named(group: &str) -> &str {
+pub(crate) fn named(group: &str) -> &str {
     if group.is_empty() {
         "(no name in the log)"
     } else {
@@ -284,7 +284,7 @@ pub fn named(group: &str) -> &str {
 }
 
 /// With commas.
-pub fn number(number: u64) -> String {
+pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -297,7 +297,7 @@ pub fn number(number: u64) -> String {
 }
 
 /// With the unit that fits.
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut text = String::new();
     for unit in ["B", "kB", "MB", "GB", "TB"] {

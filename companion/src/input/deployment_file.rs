@@ -28,7 +28,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use crate::model::{Address, Deployment, Override, Resource, Role};
 
 /// What `init` writes.
-pub const EXAMPLE: &str = include_str!("../../templates/example.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../../templates/example.toml");
 
 /// The file while it is read: what a span means, and where to report.
 struct Reader<'a> {
@@ -38,7 +38,7 @@ struct Reader<'a> {
 }
 
 /// Reads what the request names.
-pub fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
+pub(super) fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
     let path = request.deployment.clone().unwrap_or_default();
     let text = match &request.deployment {
         Some(path) => text_of(path, found)?,

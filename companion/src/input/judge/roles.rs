@@ -124,7 +124,7 @@ impl Decided {
     }
 
     /// Whether any request is for it.
-    pub fn takes_requests(&self) -> bool {
+    pub(super) fn takes_requests(&self) -> bool {
         self.roles
             .iter()
             .any(|role| !matches!(role, Role::Nothing(_)))
