@@ -18,7 +18,7 @@ use crate::log::tally::{Counts, Measure, Person, Reason, Tally};
 use crate::log::time;
 
 pub(crate) use chance::Chance;
-pub(crate) use text::{bytes, named, number};
+pub(crate) use text::{bytes, column, named, number};
 
 /// All figures.
 #[derive(Debug, Serialize)]
@@ -72,6 +72,19 @@ pub(crate) struct Named {
     pub name: &'static str,
     /// How many.
     pub count: u64,
+}
+
+impl Named {
+    /// Gives each name its count.
+    fn each<T: Copy>(names: &[(&'static str, T)], count: impl Fn(T) -> u64) -> Vec<Self> {
+        names
+            .iter()
+            .map(|&(name, what)| Self {
+                name,
+                count: count(what),
+            })
+            .collect()
+    }
 }
 
 /// Seconds.
@@ -254,13 +267,7 @@ impl Report {
         });
         Self {
             lines: tally.lines,
-            broken: Broken::ALL
-                .iter()
-                .map(|(name, why)| Named {
-                    name,
-                    count: tally.broken[*why as usize],
-                })
-                .collect(),
+            broken: Named::each(&Broken::ALL, |why| tally.broken[why as usize]),
             passed_over: tally.passed_over,
             from: tally.span.map(|_| time::format(from)),
             until: tally.span.map(|_| time::format(until)),
@@ -272,13 +279,7 @@ impl Report {
             exact,
             error: tally.overflow().map_or(0, |overflow| overflow.error()),
             failovers: tally.failovers,
-            lookups: Lookup::ALL
-                .iter()
-                .map(|(name, lookup)| Named {
-                    name,
-                    count: tally.lookups[*lookup as usize],
-                })
-                .collect(),
+            lookups: Named::each(&Lookup::ALL, |lookup| tally.lookups[lookup as usize]),
             held: Times::of(&tally.held),
             groups,
             user: tally.options().watched.map(|user| watched(tally, user)),

@@ -321,15 +321,10 @@ fn side(users: &[(u64, Counts)], ring: &Ring) -> Side {
             seconds: counts.ms as f64 / 1_000.0,
         })
         .collect();
-    let weights: Vec<u64> = ring
-        .servers()
-        .iter()
-        .map(|server| u64::from(server.weight))
-        .collect();
     let requests: Vec<u64> = loads.iter().map(|(_, counts)| counts.requests).collect();
     let evenness = even_by_lot(
         &requests,
-        &weights,
+        &ring.weights(),
         users.iter().map(|(_, counts)| counts.requests),
     );
     Side { workers, evenness }
@@ -378,15 +373,10 @@ fn numbers(users: &[(u64, Counts)], wanted: &Ring) -> Vec<Number> {
                 .iter()
                 .map(|(_, counts)| counts.requests)
                 .collect();
-            let weights: Vec<u64> = ring
-                .servers()
-                .iter()
-                .map(|server| u64::from(server.weight))
-                .collect();
             let all: u64 = requests.iter().sum();
             Number {
                 workers,
-                evenness: largest_for_its_weight(&requests, &weights),
+                evenness: largest_for_its_weight(&requests, &ring.weights()),
                 largest_share: requests.iter().max().copied().unwrap_or(0) as f64
                     / all.max(1) as f64,
             }

@@ -74,13 +74,7 @@ impl Report {
                 number(group.requests)
             );
         }
-        let width = group
-            .workers
-            .iter()
-            .map(|worker| worker.worker.len())
-            .max()
-            .unwrap_or(0)
-            .max(6);
+        let width = column("worker", group.workers.iter().map(|worker| &*worker.worker));
         writeln!(
             f,
             "  {:width$} {:>9} {:>12} {:>6} {:>12} {:>10} {:>8} {:>7}",
@@ -196,10 +190,11 @@ impl Report {
             .iter()
             .filter(|group| group.times.requests > 0)
             .collect();
-        let Some(width) = timed.iter().map(|group| named(&group.group).len()).max() else {
+        if timed.is_empty() {
             return Ok(());
-        };
-        let width = width.max(14);
+        }
+        let names = timed.iter().map(|group| named(&group.group));
+        let width = column("slowest groups", names);
         writeln!(
             f,
             "\n{:width$} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -272,6 +267,11 @@ fn at_place(f: &mut Formatter<'_>, place: &AtPlace) -> Result {
         Some(why) => writeln!(f, " (more than one worker: {why})"),
         None => writeln!(f),
     }
+}
+
+/// The width of a column with that title.
+pub(crate) fn column<'a>(title: &str, cells: impl Iterator<Item = &'a str>) -> usize {
+    cells.map(str::len).fold(title.len(), usize::max)
 }
 
 /// A group's name; the log may have none.

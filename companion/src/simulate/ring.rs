@@ -75,6 +75,12 @@ impl Ring {
         &self.servers
     }
 
+    /// Their weights, in the same order.
+    pub(crate) fn weights(&self) -> Vec<u64> {
+        let weights = self.servers.iter().map(|server| server.weight.into());
+        weights.collect()
+    }
+
     /// The index of a user's worker.
     pub(crate) fn pick(&self, user: u64) -> Option<usize> {
         let digits = UserHash::from_bits(user).hex();
