@@ -57,14 +57,7 @@ pub(crate) enum Command {
         installed: Option<PathBuf>,
     },
     /// Render into a temporary folder and have `nginx -t` judge it
-    Check {
-        #[command(flatten)]
-        input: Input,
-        #[command(flatten)]
-        moves: Moves,
-        #[command(flatten)]
-        installed: InstalledFolder,
-    },
+    Check(Candidate),
     /// Say how far users who are on the move have come, and who moves when
     Rollout(RolloutArguments),
     /// Say what nginx does with a request: location, upstream, worker, and why
@@ -97,14 +90,7 @@ pub(crate) enum Command {
         format: Format,
     },
     /// Show what rendering would change; exits with 1 if anything
-    Diff {
-        #[command(flatten)]
-        input: Input,
-        #[command(flatten)]
-        moves: Moves,
-        #[command(flatten)]
-        installed: InstalledFolder,
-    },
+    Diff(Candidate),
     /// Write a commented example of a deployment file
     Init {
         /// The file; `-` shows it
@@ -151,6 +137,17 @@ pub(crate) struct Moves {
     /// End what is on the way: everybody who has not moved does so at once
     #[arg(long, conflicts_with = "gradually")]
     pub now: bool,
+}
+
+/// A configuration that shall replace the one that runs.
+#[derive(Debug, Args)]
+pub(crate) struct Candidate {
+    #[command(flatten)]
+    pub input: Input,
+    #[command(flatten)]
+    pub moves: Moves,
+    #[command(flatten)]
+    pub installed: InstalledFolder,
 }
 
 /// Where the configuration is that runs.

@@ -7,28 +7,28 @@
 
 use nginx_sys::{ngx_http_request_t, ngx_http_variable_value_t, ngx_uint_t};
 
-// The generated code is bindgen's, not ours: our lints do not judge it.
+// The generated code is bindgen's, not ours: our lints do not judge it. `layout-check` compares it with the C compiler.
 #[allow(
     warnings,
     clippy::all,
     missing_docs,
     clippy::undocumented_unsafe_blocks
 )]
-mod bound {
+pub(crate) mod bound {
     include!(concat!(env!("OUT_DIR"), "/request.rs"));
 }
 
 /// What a module has in the place of `spare1`. Angie loads no module without its sign there (`ngx_add_module`), and names
 /// that field `angie_sign`; `scripts/build` has it bound as `spare1`.
 #[cfg(angie)]
-pub const MODULE_SIGN: ngx_uint_t = ANGIE_SIGN;
+pub(crate) const MODULE_SIGN: ngx_uint_t = ANGIE_SIGN;
 /// What a module has in `spare1`.
 #[cfg(not(angie))]
 pub(crate) const MODULE_SIGN: ngx_uint_t = 0;
 
 /// The version that a module must have (`NGX_MODULE_V1`). Angie counts its own.
 #[cfg(angie)]
-pub const MODULE_VERSION: ngx_uint_t = nginx_sys::angie_version as ngx_uint_t;
+pub(crate) const MODULE_VERSION: ngx_uint_t = nginx_sys::angie_version as ngx_uint_t;
 /// The version that a module must have (`NGX_MODULE_V1`).
 #[cfg(not(angie))]
 pub(crate) const MODULE_VERSION: ngx_uint_t = nginx_sys::nginx_version as ngx_uint_t;
