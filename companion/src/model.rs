@@ -8,186 +8,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub(crate) use limits::{LimitGroup, Rate, RequestLimits};
+pub(crate) use role::{NoRequests, Role, Stream};
 
 mod limits;
-
-/// What a worker serves. One worker may have several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Role {
-    /// `/sync` and its relatives, by user.
-    Sync,
-    /// Syncs that start from nothing, apart from the others because they are dear.
-    InitialSync,
-    /// Simplified sliding sync (MSC4186), where it has workers of its own.
-    SlidingSync,
-    /// What is about one room, by its id.
-    Room,
-    /// The rest of the client API that any generic worker can serve.
-    ClientReader,
-    /// The federation API, by the server that asks.
-    FederationReader,
-    /// Transactions of other servers (`/send/`), where they have workers of their own.
-    FederationInbound,
-    /// The media repository.
-    Media,
-    /// Searches in the user directory.
-    UserDirectory,
-    /// The writer of one stream.
-    Writer(Stream),
-    /// Known to Synapse, takes no request from outside.
-    Nothing(NoRequests),
-}
-
-/// Streams whose endpoints go to their writer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(
-    missing_docs,
-    reason = "each is Synapse's name of the stream, nothing more"
-)]
-pub(crate) enum Stream {
-    Typing,
-    ToDevice,
-    AccountData,
-    Receipts,
-    Presence,
-    PushRules,
-    DeviceLists,
-    ThreadSubscriptions,
-    QuarantinedMediaChanges,
-}
-
-impl Stream {
-    /// All, in the order of Synapse's `WriterLocations`.
-    pub(crate) const ALL: [Self; 9] = [
-        Self::Typing,
-        Self::ToDevice,
-        Self::AccountData,
-        Self::Receipts,
-        Self::Presence,
-        Self::PushRules,
-        Self::DeviceLists,
-        Self::ThreadSubscriptions,
-        Self::QuarantinedMediaChanges,
-    ];
-
-    /// The key in `stream_writers`.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Typing => "typing",
-            Self::ToDevice => "to_device",
-            Self::AccountData => "account_data",
-            Self::Receipts => "receipts",
-            Self::Presence => "presence",
-            Self::PushRules => "push_rules",
-            Self::DeviceLists => "device_lists",
-            Self::ThreadSubscriptions => "thread_subscriptions",
-            Self::QuarantinedMediaChanges => "quarantined_media_changes",
-        }
-    }
-
-    /// Whether Synapse refuses a second writer (synapse/config/workers.py, `WorkerConfig.read_config`).
-    pub(crate) const fn single_writer(self) -> bool {
-        matches!(
-            self,
-            Self::Typing | Self::ToDevice | Self::AccountData | Self::Presence | Self::PushRules
-        )
-    }
-}
-
-/// Workers that no request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the names say it")]
-pub(crate) enum NoRequests {
-    FederationSender,
-    Pusher,
-    Appservice,
-    Background,
-    EventPersister,
-}
-
-impl Role {
-    /// Each role with the name that it has in a deployment file. `generic` and `event_creator` are not here: they stand for others.
-    pub(crate) const NAMED: [(&'static str, Self); 23] = [
-        ("sync", Self::Sync),
-        ("initial_sync", Self::InitialSync),
-        ("sliding_sync", Self::SlidingSync),
-        ("room", Self::Room),
-        ("client_reader", Self::ClientReader),
-        ("federation_reader", Self::FederationReader),
-        ("federation_inbound", Self::FederationInbound),
-        ("media", Self::Media),
-        ("user_dir", Self::UserDirectory),
-        ("typing", Self::Writer(Stream::Typing)),
-        ("to_device", Self::Writer(Stream::ToDevice)),
-        ("account_data", Self::Writer(Stream::AccountData)),
-        ("receipts", Self::Writer(Stream::Receipts)),
-        ("presence", Self::Writer(Stream::Presence)),
-        ("push_rules", Self::Writer(Stream::PushRules)),
-        ("device_lists", Self::Writer(Stream::DeviceLists)),
-        (
-            "thread_subscriptions",
-            Self::Writer(Stream::ThreadSubscriptions),
-        ),
-        (
-            "quarantined_media_changes",
-            Self::Writer(Stream::QuarantinedMediaChanges),
-        ),
-        (
-            "federation_sender",
-            Self::Nothing(NoRequests::FederationSender),
-        ),
-        ("pusher", Self::Nothing(NoRequests::Pusher)),
-        ("appservice", Self::Nothing(NoRequests::Appservice)),
-        ("background", Self::Nothing(NoRequests::Background)),
-        ("event_persister", Self::Nothing(NoRequests::EventPersister)),
-    ];
-
-    /// What a generic worker without duties of its own serves.
-    pub(crate) const GENERIC: [Self; 4] = [
-        Self::Sync,
-        Self::Room,
-        Self::ClientReader,
-        Self::FederationReader,
-    ];
-
-    /// The roles that a name stands for: one, or the four of `generic`.
-    pub(crate) fn from_name(name: &str) -> Option<Vec<Self>> {
-        match name {
-            "generic" => Some(Self::GENERIC.to_vec()),
-            // Synapse's older name for workers that send events: both are about one room.
-            "event_creator" => Some(vec![Self::Room]),
-            _ => Self::NAMED
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, role)| vec![*role]),
-        }
-    }
-
-    /// Every name that [`Self::from_name`] knows.
-    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-        ["generic", "event_creator"]
-            .into_iter()
-            .chain(Self::NAMED.iter().map(|(name, _)| *name))
-    }
-
-    /// The name in a deployment file.
-    pub(crate) fn name(self) -> &'static str {
-        Self::NAMED
-            .iter()
-            .find(|(_, role)| *role == self)
-            .map_or("", |(name, _)| *name)
-    }
-
-    /// Which of a worker's listeners it needs.
-    pub(crate) const fn resource(self) -> Resource {
-        match self {
-            Self::FederationReader | Self::FederationInbound => Resource::Federation,
-            // Only a process that has the media repository can quarantine media.
-            Self::Media | Self::Writer(Stream::QuarantinedMediaChanges) => Resource::Media,
-            _ => Resource::Client,
-        }
-    }
-}
+mod role;
 
 /// Synapse's listeners have resources; these three are routed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -353,6 +177,20 @@ pub(crate) struct Deployment {
     pub mas: Option<Mas>,
     /// Everything else.
     pub settings: Settings,
+}
+
+impl Deployment {
+    /// The workers that have a role.
+    pub(crate) fn having(&self, role: Role) -> impl Iterator<Item = &Process> + Clone {
+        self.workers
+            .iter()
+            .filter(move |worker| worker.roles.contains(&role))
+    }
+
+    /// Whether any worker has a role.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.having(role).next().is_some()
+    }
 }
 
 /// A worker that a share of the users is on, and no others.
@@ -542,13 +380,5 @@ mod tests {
         };
         assert_eq!(address.to_string(), "[fd00::8]:8083");
         assert_eq!(address.dns_name(), None);
-    }
-
-    #[test]
-    fn every_role_is_found_by_its_name() {
-        for (name, role) in Role::NAMED {
-            assert_eq!(Role::from_name(name), Some(vec![role]));
-            assert_eq!(role.name(), name);
-        }
     }
 }

@@ -76,13 +76,6 @@ pub(crate) struct Wish {
     pub now: bool,
 }
 
-/// The roles that wait for news, each with the one that serves them where nobody has it.
-const BY_USER: [(Role, Option<Role>); 3] = [
-    (Role::Sync, None),
-    (Role::InitialSync, Some(Role::Sync)),
-    (Role::SlidingSync, Some(Role::Sync)),
-];
-
 /// Milliseconds since 1970.
 pub(crate) fn clock() -> u64 {
     let passed = SystemTime::now()
@@ -180,7 +173,7 @@ fn kept(
         ))
         .fix("wait until then; or say --now, which ends the shift and moves everybody at once"));
     }
-    let roles: BTreeSet<Role> = roles()
+    let roles: BTreeSet<Role> = Role::all()
         .filter(|role| installed.shifts.contains_key(&name(&plain, *role)))
         .collect();
     let mut plan = standing_in(deployment, &plain, &roles);
@@ -214,11 +207,11 @@ fn changes(deployment: &Deployment, plain: &Plan, installed: &Installed) -> Vec<
         match (before, after) {
             (None, None) => false,
             (Some(before), Some(after)) => before.is_by_user() && after.hash == Some(Key::User),
-            (None, Some(after)) => is_sync(*role) && after.hash == Some(Key::User),
-            (Some(before), None) => is_sync(*role) && before.is_by_user(),
+            (None, Some(after)) => role.waits() && after.hash == Some(Key::User),
+            (Some(before), None) => role.waits() && before.is_by_user(),
         }
     };
-    roles()
+    Role::all()
         .filter(is_by_user)
         .filter_map(|role| {
             let before = served_before(plain, installed, role)?;
@@ -236,14 +229,14 @@ fn served_before<'a>(plan: &Plan, installed: &'a Installed, role: Role) -> Optio
     let own = installed.groups.get(&name(plan, role));
     own.or_else(|| match fallback(role) {
         Some(other) => served_before(plan, installed, other),
-        None => installed.groups.get(&plan.main).filter(|_| is_sync(role)),
+        None => installed.groups.get(&plan.main).filter(|_| role.waits()),
     })
 }
 
 /// The servers that shall serve the requests of a role.
 fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a [Server]> {
     let upstream = plan.upstream(&name(plan, role));
-    let own = upstream.filter(|_| has(deployment, role));
+    let own = upstream.filter(|_| deployment.has(role));
     match (own, fallback(role)) {
         (Some(upstream), _) => Some(&upstream.servers),
         (None, Some(other)) => served(deployment, plan, other),
@@ -253,27 +246,9 @@ fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a
     }
 }
 
+/// The role that serves the requests of another, where nobody has that.
 fn fallback(role: Role) -> Option<Role> {
-    BY_USER
-        .iter()
-        .find(|(known, _)| *known == role)
-        .and_then(|(_, other)| *other)
-}
-
-/// Whether requests of a role go to another one, or to main, where nobody has it.
-fn is_sync(role: Role) -> bool {
-    BY_USER.iter().any(|(known, _)| *known == role)
-}
-
-fn roles() -> impl Iterator<Item = Role> {
-    Role::NAMED.iter().map(|(_, role)| *role)
-}
-
-fn has(deployment: &Deployment, role: Role) -> bool {
-    deployment
-        .workers
-        .iter()
-        .any(|worker| worker.roles.contains(&role))
+    (role.waits() && role != Role::Sync).then_some(Role::Sync)
 }
 
 fn name(plan: &Plan, role: Role) -> String {
@@ -314,11 +289,11 @@ pub(crate) fn circle(servers: &[Server]) -> Circle {
 /// without them stand in. All else is as in the plain plan.
 fn standing_in(deployment: &Deployment, plain: &Plan, roles: &BTreeSet<Role>) -> Plan {
     let mut deployment = deployment.clone();
-    for (role, _) in BY_USER {
-        if !roles.contains(&role) || has(&deployment, role) {
+    for role in Role::SYNCS {
+        if !roles.contains(&role) || deployment.has(role) {
             continue;
         }
-        let other = fallback(role).filter(|other| has(&deployment, *other));
+        let other = fallback(role).filter(|other| deployment.has(*other));
         match other {
             Some(other) => deployment
                 .workers

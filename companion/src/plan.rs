@@ -152,6 +152,16 @@ pub(crate) enum Key {
 }
 
 impl Key {
+    /// `None` where workers take turns.
+    const fn of(spread: Spread) -> Option<Self> {
+        match spread {
+            Spread::User => Some(Self::User),
+            Spread::Room => Some(Self::Room),
+            Spread::Server => Some(Self::Origin),
+            Spread::Turns => None,
+        }
+    }
+
     fn variable(self, name: &str) -> String {
         match self {
             Self::User => "$matrix_user_hash".to_owned(),
@@ -266,59 +276,25 @@ impl Target {
     }
 }
 
-/// What a group is spread by, and what it is for, as its comment says it.
-fn group(role: Role) -> (Option<Key>, &'static str) {
-    match role {
-        Role::Sync => (
-            Some(Key::User),
-            "syncs: every device of a user on one worker",
-        ),
-        Role::InitialSync => (
-            Some(Key::User),
-            "syncs from nothing, which would hold up the others",
-        ),
-        Role::SlidingSync => (
-            Some(Key::User),
-            "simplified sliding sync: every device of a user on one worker",
-        ),
-        Role::Room => (
-            Some(Key::Room),
-            "what is about one room: all of a room on one worker",
-        ),
-        Role::ClientReader => (None, "the rest of the client API that a worker can serve"),
-        Role::FederationReader => (
-            Some(Key::Origin),
-            "federation: all of another server on one worker",
-        ),
-        Role::FederationInbound => (
-            Some(Key::Origin),
-            "transactions of other servers: all of one server on one worker",
-        ),
-        Role::Media => (None, "the media repository"),
-        Role::UserDirectory => (None, "searches in the user directory"),
-        Role::Writer(_) => (None, "the writer of a stream"),
-        Role::Nothing(_) => (None, "no request is for it"),
-    }
-}
-
-/// What a group is spread by here, where the deployment file says something else too.
+/// What a group is spread by here.
 fn spread(deployment: &Deployment, role: Role) -> Option<Key> {
-    match deployment.settings.spread.get(&role) {
-        None => group(role).0,
-        Some(Spread::User) => Some(Key::User),
-        Some(Spread::Room) => Some(Key::Room),
-        Some(Spread::Server) => Some(Key::Origin),
-        Some(Spread::Turns) => None,
-    }
+    Key::of(
+        *deployment
+            .settings
+            .spread
+            .get(&role)
+            .unwrap_or(&role.spread()),
+    )
 }
 
 /// What a group is for, with what the deployment file has it spread by.
 fn purpose(deployment: &Deployment, role: Role) -> String {
-    let why = group(role).1;
-    if spread(deployment, role) == group(role).0 {
+    let why = role.purpose();
+    let key = spread(deployment, role);
+    if key == Key::of(role.spread()) {
         return why.to_owned();
     }
-    let by = match spread(deployment, role) {
+    let by = match key {
         Some(Key::User) => "by user",
         Some(Key::Room) => "by room",
         Some(Key::Origin) => "by server",
@@ -326,11 +302,6 @@ fn purpose(deployment: &Deployment, role: Role) -> String {
     };
     let why = why.split_once(':').map_or(why, |(what, _)| what);
     format!("{why}, spread {by} as the deployment file says")
-}
-
-/// Whether requests of a role wait for news.
-fn waits(role: Role) -> bool {
-    matches!(role, Role::Sync | Role::InitialSync | Role::SlidingSync)
 }
 
 /// Names within one configuration.
@@ -388,7 +359,7 @@ impl Plan {
             locations.retain(|location| location.id.starts_with("override_"));
         }
         upstreams.extend(role_upstreams(deployment, &names, &locations));
-        let has_readers = has(deployment, Role::ClientReader);
+        let has_readers = deployment.has(Role::ClientReader);
         // A lookup is made to learn the user, so the workers that answer it take turns.
         let readers_in_turns = spread(deployment, Role::ClientReader).is_none();
         let whoami = match (has_readers, readers_in_turns) {
@@ -495,21 +466,14 @@ fn prefixes(deployment: &Deployment, names: &Names<'_>, locations: &[Location]) 
     PREFIXES.into_iter().map(prefix).collect()
 }
 
-fn has(deployment: &Deployment, role: Role) -> bool {
-    deployment
-        .workers
-        .iter()
-        .any(|worker| worker.roles.contains(&role))
-}
-
 /// The first of the roles that somebody has. `None` is main: nobody has one, or main serves it better.
 fn serving(deployment: &Deployment, roles: &[Role]) -> Option<Role> {
     let by_main = |role: &Role| deployment.main.roles.contains(role);
     roles
         .iter()
         .copied()
-        .find(|role| has(deployment, *role) || by_main(role))
-        .filter(|role| has(deployment, *role))
+        .find(|role| deployment.has(*role) || by_main(role))
+        .filter(|role| deployment.has(*role))
 }
 
 fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<Location> {
@@ -568,7 +532,7 @@ fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<
         _ => Target::Upstream { name },
     };
     let by_user = |role| spread(deployment, role) == Some(Key::User);
-    let long_poll = role.is_some_and(waits) || splits_initial;
+    let long_poll = role.is_some_and(Role::waits) || splits_initial;
     let user_hash = role.is_some_and(by_user) || (splits_initial && by_user(Role::InitialSync));
     let why = match (route.to.first(), role) {
         // Whoever is sent a request that it may not be able to serve shall find that in the explanation.
@@ -606,7 +570,7 @@ fn overridden(
     i: usize,
     own: &crate::model::Override,
 ) -> Vec<Location> {
-    let role = own.to.filter(|role| has(deployment, *role));
+    let role = own.to.filter(|role| deployment.has(*role));
     let name = role.map_or_else(|| names.main(), |role| names.upstream(role));
     let by_user = role.is_some_and(|role| spread(deployment, role) == Some(Key::User));
     let in_section = |section| Location {
@@ -615,7 +579,7 @@ fn overridden(
         pattern: own.path.clone(),
         target: Target::Upstream { name: name.clone() },
         late: false,
-        long_poll: role.is_some_and(waits),
+        long_poll: role.is_some_and(Role::waits),
         repeats_post: false,
         user_hash: by_user,
         limited: limited_in(deployment, section),
@@ -757,20 +721,14 @@ fn role_upstreams(
             .iter()
             .any(|location| location.target.upstreams().contains(&name))
     };
-    Role::NAMED
-        .iter()
-        .map(|(_, role)| *role)
-        .filter(|role| has(deployment, *role) && used(&names.upstream(*role)))
+    Role::all()
+        .filter(|role| deployment.has(*role) && used(&names.upstream(*role)))
         .map(|role| role_upstream(deployment, names, role))
         .collect()
 }
 
 fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upstream {
-    let workers: Vec<&Process> = deployment
-        .workers
-        .iter()
-        .filter(|worker| worker.roles.contains(&role))
-        .collect();
+    let workers: Vec<&Process> = deployment.having(role).collect();
     let mut servers: Vec<Server> = workers
         .iter()
         .filter_map(|worker| server(deployment, worker, role.resource()))

@@ -255,7 +255,7 @@ impl Reader<'_> {
                 .fix_with("use Synapse's worker_name");
             return None;
         }
-        let takes_requests = roles.iter().any(|role| !matches!(role, Role::Nothing(_)));
+        let takes_requests = roles.iter().any(|role| role.takes_requests());
         let listener = Listener {
             host: worker.host.as_ref(),
             port: worker.port.as_ref(),
@@ -378,11 +378,8 @@ impl Reader<'_> {
                 return None;
             }
             _ => {
-                let role = Role::NAMED
-                    .iter()
-                    .find(|(known, _)| known == name)
-                    .map(|(_, r)| *r);
-                if role.is_none_or(|role| matches!(role, Role::Nothing(_))) {
+                let role = Role::asked().find(|role| role.name() == name);
+                if role.is_none() {
                     self.error(&own.to.span(), format!("no such group: {name}"))
                         .fix_with("write \"main\" or the type of the workers that shall have it");
                     return None;
