@@ -4,10 +4,13 @@
 //! same, so an explanation cannot differ from the file. A role without workers makes no upstream, and a route whose
 //! roles have none goes to main.
 
+mod edge;
 mod limits;
 
 use serde::Serialize;
 
+use self::edge::{EDGE, PREFIXES, prefixes};
+pub(crate) use self::edge::{Edge, Prefix};
 use self::limits::Limits;
 use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role, Spread};
 use crate::moves::Moving;
@@ -24,19 +27,6 @@ const ROOM: Room = Room {
     before: "^/_matrix/client/.+?/(?:rooms|join|knock|room_summary|summary)/",
     id: "[^/]+",
 };
-
-/// Sections with a prefix of their own, which keeps their patterns to itself. Without a slash at the end, for nginx would
-/// redirect to one. In the order in which they are written.
-const PREFIXES: [(&str, Section); 5] = [
-    ("/_matrix/federation", Section::Federation),
-    ("/_matrix/key", Section::Key),
-    ("/_matrix/media", Section::LegacyMedia),
-    ("/_synapse/admin", Section::Admin),
-    ("/_synapse/mas", Section::Mas),
-];
-
-/// Prefixes that nobody outside has any business with.
-const CLOSED: [&str; 2] = ["/_synapse/metrics", "/_synapse/replication"];
 
 /// What the configuration consists of.
 #[derive(Debug, Serialize)]
@@ -80,45 +70,6 @@ pub(crate) struct Room {
     pub before: &'static str,
     /// Its id or alias.
     pub id: &'static str,
-}
-
-/// A prefix location.
-#[derive(Debug, Serialize)]
-pub(crate) struct Prefix {
-    /// The prefix.
-    pub path: &'static str,
-    /// What stands below it.
-    #[serde(skip)]
-    pub section: Section,
-    /// The file of its patterns, if there are any.
-    pub file: Option<&'static str>,
-    /// Where the rest goes.
-    pub upstream: String,
-    /// Who may call it. `None` is everybody, and an empty list is nobody.
-    pub allow: Option<Vec<String>>,
-    /// What opens it, as an explanation says it.
-    pub opened_by: &'static str,
-    /// Whether limits by user and by address hold there.
-    pub limited: bool,
-    /// Whether its answers may be cached.
-    pub cached: bool,
-    /// Whether it takes the bodies of other servers.
-    pub federation_body: bool,
-    /// Whether the listeners of clients have it.
-    pub client: bool,
-    /// Whether listeners of other servers alone have it.
-    pub federation: bool,
-}
-
-/// What nginx answers itself.
-#[derive(Debug, Serialize)]
-pub(crate) struct Edge {
-    /// The status of a preflight.
-    pub preflight: u16,
-    /// Prefixes that are closed.
-    pub closed: [&'static str; 2],
-    /// What these are answered.
-    pub closed_status: u16,
 }
 
 /// An `upstream {}`.
@@ -381,11 +332,7 @@ impl Plan {
         Self {
             name: names.0.to_owned(),
             prefixes: prefixes(deployment, &names, &locations),
-            edge: Edge {
-                preflight: 204,
-                closed: CLOSED,
-                closed_status: 404,
-            },
+            edge: EDGE,
             user_hash: limits.is_some() || locations.iter().any(|location| location.user_hash),
             limits: limits.map(Limits::new),
             room: uses(Key::Room).then_some(ROOM),
@@ -421,49 +368,6 @@ impl Plan {
             .iter()
             .filter(move |location| location.section == section)
     }
-}
-
-fn prefixes(deployment: &Deployment, names: &Names<'_>, locations: &[Location]) -> Vec<Prefix> {
-    let settings = &deployment.settings;
-    let prefix = |(path, section): (&'static str, Section)| {
-        let has_patterns = locations.iter().any(|l| l.section == section);
-        let of_federation = matches!(section, Section::Federation | Section::Key);
-        let cached = section == Section::LegacyMedia && settings.media_cache.is_some();
-        let apart = main_federation_apart(deployment);
-        Prefix {
-            path,
-            section,
-            file: has_patterns.then(|| section.file()),
-            upstream: if of_federation {
-                main_federation(deployment, names)
-            } else {
-                names.main()
-            },
-            allow: match section {
-                Section::Admin => Some(settings.admin_allow.clone()),
-                Section::Mas => {
-                    let mas = deployment.mas.as_ref();
-                    Some(mas.map(|mas| mas.allow.clone()).unwrap_or_default())
-                }
-                _ => None,
-            },
-            opened_by: match section {
-                Section::Mas => "allow under [mas]",
-                _ => "admin_allow under [listen]",
-            },
-            limited: limited_in(deployment, section),
-            cached,
-            federation_body: section == Section::Federation,
-            client: match section {
-                // Closed or not, they are said: what is not written would be open.
-                Section::Federation | Section::Admin | Section::Mas => true,
-                Section::Key => has_patterns || apart,
-                _ => has_patterns || cached,
-            },
-            federation: of_federation || section == Section::LegacyMedia,
-        }
-    };
-    PREFIXES.into_iter().map(prefix).collect()
 }
 
 /// The first of the roles that somebody has. `None` is main: nobody has one, or main serves it better.

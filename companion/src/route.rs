@@ -91,16 +91,26 @@ pub(crate) fn route(plan: &Plan, question: &Question) -> Result<Answer, String> 
         format!("nginx answers 400 to the path {raw}: it must begin with / and every % must have two hex digits")
     })?;
     let file = |name: &str| format!("{}/{name}.conf", plan.name);
-    let edge = |location: String, status, why: &str| Answer {
+    let edge = |location: String, name, status, why: &str| Answer {
         location,
-        file: file("errors"),
+        file: file(name),
         outcome: Outcome::Edge(status),
         access: None,
         why: why.to_owned(),
     };
+    let hidden = &plan.edge.hidden;
+    if is_match(hidden.pattern, &question.target) && !is_match(hidden.unless, &question.target) {
+        return Ok(edge(
+            format!("if (${}_hidden)", plan.name),
+            "server",
+            hidden.status,
+            "nginx resolves the /../ of its path and Synapse does not, so it could be a way around allow",
+        ));
+    }
     if question.method == "OPTIONS" {
         return Ok(edge(
             "if ($request_method = OPTIONS)".into(),
+            "errors",
             plan.edge.preflight,
             "a preflight: nginx answers it with Synapse's own CORS headers",
         ));
@@ -108,6 +118,7 @@ pub(crate) fn route(plan: &Plan, question: &Question) -> Result<Answer, String> 
     if let Some(closed) = plan.edge.closed.iter().find(|c| path.starts_with(*c)) {
         return Ok(edge(
             format!("^~ {closed}"),
+            "errors",
             plan.edge.closed_status,
             "nobody outside has any business there",
         ));
@@ -173,7 +184,11 @@ fn access(prefix: &Prefix) -> Option<String> {
 }
 
 fn matches(location: &Location, path: &str) -> bool {
-    Regex::new(&location.pattern).is_ok_and(|pattern| pattern.is_match(path))
+    is_match(&location.pattern, path)
+}
+
+fn is_match(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
 /// The upstream of a target, and what decided where more than the path did.

@@ -1046,6 +1046,15 @@ fn route_says_location_upstream_worker_and_why() {
     );
     let metrics = route(&["GET", "/_synapse/metrics"]);
     assert!(metrics.contains("answer    404"), "{metrics}");
+    let hidden = route(&["OPTIONS", "/_synapse/admin/..%2Fv3/login?a=b"]);
+    assert!(
+        hidden.contains("location  if ($synapse_hidden)  (synapse/server.conf)\nanswer    403"),
+        "{hidden}"
+    );
+    for plain in ["/_matrix/client/v3/sync/../x", "/a?b=/../"] {
+        let plain = route(&["GET", plain]);
+        assert!(plain.contains("upstream  synapse_main"), "{plain}");
+    }
 }
 
 #[test]
