@@ -1,11 +1,12 @@
 """What a token costs that nobody knows yet: time, and calls of whoami."""
 
 from campaign.bed import WHOAMI, Whoami
+from tests.bed.report import percentile
 
 from . import fronts
 from .bed import FRONT, sync_workers, undisturbed
 from .client import Client, head
-from .results import Result, in_turns, median, percentile
+from .results import Result, in_turns, median
 from .wrk import wrk
 
 ROUNDS, EACH = 5, 100

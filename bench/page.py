@@ -45,7 +45,7 @@ def verdicts():
     rows = []
     for part in PARTS:
         found = load(part)
-        for check in found["checks"] if found else ():
+        for check in found["rows"] if found else ():
             rows.append((check["required"], check["measured"], "reached" if check["passed"] else "**not reached**", f"`{part}`"))
     return table(("must reach", "measured", "", "part"), rows)
 
@@ -56,7 +56,7 @@ def conditions():
         found = load(part)
         if found:
             rows.append((f"`{part}`", found["title"], found["date"], f"{found['seconds']} s",
-                         " → ".join(str(each) for each in found["load"])))
+                         f"{found['load']} → {found['load_at_end']}"))
     latest = load("hit")
     about = f"{latest['nginx']} (Debian sid) on {latest['machine']}.\n\n" if latest else ""
     return about + table(("part", "what", "when (UTC)", "took", "load average"), rows)
