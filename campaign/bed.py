@@ -111,7 +111,7 @@ class Nginx(bed.Nginx):
     It is a daemon like everybody's: a master in the foreground refuses to be upgraded (ngx_signal_handler).
     """
 
-    def __init__(self, front, name, module=None, fresh=True):
+    def __init__(self, front, name, module=None, fresh=True, preload=None):
         self.front = front
         # Another campaign of that name may run on other ports.
         directory = WORK / f"run/{name}-{PORTS}"
@@ -122,7 +122,8 @@ class Nginx(bed.Nginx):
         self.module = directory / "module.so"
         shutil.copy2(module or bed.module(), self.module)
         shutil.copy2(bed.nginx_binary(), directory / "nginx")
-        super().__init__(directory, "", port=FRONT, workers=front.workers, binary=directory / "nginx", daemon=True)
+        super().__init__(directory, "", port=FRONT, workers=front.workers, binary=directory / "nginx", daemon=True,
+                         preload=preload)
 
     def configure(self, front=None):
         self.front = front or self.front

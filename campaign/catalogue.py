@@ -1,6 +1,6 @@
 """All campaigns by name, in the order in which `all` runs them."""
 
-from . import figures, floods, hit_path, hostile, kill, outage, single_flight, state
+from . import fairness, figures, floods, hit_path, kill, outage, single_flight, state
 
 
 def campaigns():
@@ -16,9 +16,9 @@ def campaigns():
         outage.breaker,
         outage.hold,
         outage.connections,
+        fairness.fairness,
         state.state,
         kill.kill,
-        hostile.hostile,
         figures.figures,
         hit_path.hit_path,
         floods.growth,

@@ -46,8 +46,10 @@ class Connection(asyncio.Protocol):
         self.waiting = None
         self.transport = None
 
-    async def open(self):
-        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", FRONT)
+    async def open(self, address=None):
+        """Connects, from that address if one is given: all of 127.0.0.0/8 is this machine's."""
+        source = (address, 0) if address else None
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", FRONT, local_addr=source)
         return self
 
     def connection_made(self, transport):

@@ -17,12 +17,12 @@ use crate::log::line::{Broken, Lookup};
 use crate::log::tally::{Counts, Measure, Person, Reason, Tally};
 use crate::log::time;
 
-pub(crate) use chance::Chance;
-pub(crate) use text::{bytes, column, named, number};
+pub use chance::Chance;
+pub use text::{bytes, named, number};
 
 /// All figures.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub struct Report {
     /// Lines read.
     pub lines: u64,
     /// Broken lines, by reason.
@@ -67,30 +67,17 @@ pub(crate) struct Report {
 
 /// A count with its name.
 #[derive(Debug, Serialize)]
-pub(crate) struct Named {
+pub struct Named {
     /// What it counts.
     pub name: &'static str,
     /// How many.
     pub count: u64,
 }
 
-impl Named {
-    /// Gives each name its count.
-    fn each<T: Copy>(names: &[(&'static str, T)], count: impl Fn(T) -> u64) -> Vec<Self> {
-        names
-            .iter()
-            .map(|&(name, what)| Self {
-                name,
-                count: count(what),
-            })
-            .collect()
-    }
-}
-
 /// Seconds.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub(crate) struct Times {
+pub struct Times {
     pub requests: u64,
     pub mean: f64,
     pub p50: f64,
@@ -114,7 +101,7 @@ impl Times {
 
 /// A group of workers.
 #[derive(Debug, Serialize)]
-pub(crate) struct Group {
+pub struct Group {
     /// Its name.
     pub group: String,
     /// Its requests.
@@ -135,7 +122,7 @@ pub(crate) struct Group {
 
 /// A worker in its group.
 #[derive(Debug, Serialize)]
-pub(crate) struct Worker {
+pub struct Worker {
     /// As nginx logs it.
     pub worker: String,
     /// Users who reached it.
@@ -161,7 +148,7 @@ pub(crate) struct Worker {
 
 /// A heavy user of a worker.
 #[derive(Debug, Serialize)]
-pub(crate) struct Heavy {
+pub struct Heavy {
     /// Their hash.
     pub user: String,
     /// What they did, where it is exact.
@@ -175,7 +162,7 @@ pub(crate) struct Heavy {
 /// What somebody did.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub(crate) struct Amounts {
+pub struct Amounts {
     pub requests: u64,
     pub seconds: f64,
     pub bytes: u64,
@@ -193,7 +180,7 @@ impl Amounts {
 
 /// The largest worker over the mean, next to what chance alone would give.
 #[derive(Debug, Serialize)]
-pub(crate) struct Evenness {
+pub struct Evenness {
     /// Of users.
     pub users: Even,
     /// Of requests.
@@ -204,7 +191,7 @@ pub(crate) struct Evenness {
 
 /// One evenness.
 #[derive(Debug, Serialize)]
-pub(crate) struct Even {
+pub struct Even {
     /// 1 is perfectly even.
     pub largest_over_mean: f64,
     /// If every user were given to a worker by lot; none where no user is known.
@@ -213,7 +200,7 @@ pub(crate) struct Even {
 
 /// Users who reached more than one worker, by the first reason that is true.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Moved {
+pub struct Moved {
     /// All of them.
     pub users: u64,
     /// A worker was down.
@@ -231,7 +218,7 @@ pub(crate) struct Moved {
 
 /// The user of `--user`.
 #[derive(Debug, Serialize)]
-pub(crate) struct User {
+pub struct User {
     /// Their hash.
     pub user: String,
     /// Where they were.
@@ -240,7 +227,7 @@ pub(crate) struct User {
 
 /// A user at a worker.
 #[derive(Debug, Serialize)]
-pub(crate) struct AtPlace {
+pub struct AtPlace {
     /// The group.
     pub group: String,
     /// The worker.
@@ -254,7 +241,7 @@ pub(crate) struct AtPlace {
 
 impl Report {
     /// Makes it.
-    pub(crate) fn new(tally: &Tally, top: usize) -> Self {
+    pub fn new(tally: &Tally, top: usize) -> Self {
         let (users, exact) = tally.users();
         let (from, until) = tally.span.unwrap_or((0, 0));
         let by = tally.options().by;
@@ -267,7 +254,13 @@ impl Report {
         });
         Self {
             lines: tally.lines,
-            broken: Named::each(&Broken::ALL, |why| tally.broken[why as usize]),
+            broken: Broken::ALL
+                .iter()
+                .map(|(name, why)| Named {
+                    name,
+                    count: tally.broken[*why as usize],
+                })
+                .collect(),
             passed_over: tally.passed_over,
             from: tally.span.map(|_| time::format(from)),
             until: tally.span.map(|_| time::format(until)),
@@ -279,7 +272,13 @@ impl Report {
             exact,
             error: tally.overflow().map_or(0, |overflow| overflow.error()),
             failovers: tally.failovers,
-            lookups: Named::each(&Lookup::ALL, |lookup| tally.lookups[lookup as usize]),
+            lookups: Lookup::ALL
+                .iter()
+                .map(|(name, lookup)| Named {
+                    name,
+                    count: tally.lookups[*lookup as usize],
+                })
+                .collect(),
             held: Times::of(&tally.held),
             groups,
             user: tally.options().watched.map(|user| watched(tally, user)),
@@ -371,7 +370,7 @@ fn evenness(tally: &Tally, group: usize, weights: &mut [Counts]) -> Option<Evenn
 }
 
 /// The evenness of loads of workers with weights, next to what lots give with users of the given amounts.
-pub(crate) fn even_by_lot(
+pub fn even_by_lot(
     loads: &[u64],
     weights: &[u64],
     users: impl Iterator<Item = u64> + Clone,
@@ -384,7 +383,7 @@ pub(crate) fn even_by_lot(
 }
 
 /// The largest load over the mean, each next to its weight; 1 where there is nothing.
-pub(crate) fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
+pub fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
     let (load, weight): (u64, u64) = (loads.iter().sum(), weights.iter().sum());
     let of_one = |(load, weight): (&u64, &u64)| *load as f64 / (*weight).max(1) as f64;
     let largest = loads.iter().zip(weights).map(of_one).fold(0.0, f64::max);

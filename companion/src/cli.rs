@@ -11,7 +11,7 @@ use crate::model::NginxVersion;
 /// Renders, checks and explains the nginx configuration for a Synapse worker deployment.
 #[derive(Debug, Parser)]
 #[command(name = "synapse-companion", version)]
-pub(crate) struct Cli {
+pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 
 /// What it can do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Write nginx.conf and its includes into a folder, or show them
     Render {
         #[command(flatten)]
@@ -57,7 +57,14 @@ pub(crate) enum Command {
         installed: Option<PathBuf>,
     },
     /// Render into a temporary folder and have `nginx -t` judge it
-    Check(Candidate),
+    Check {
+        #[command(flatten)]
+        input: Input,
+        #[command(flatten)]
+        moves: Moves,
+        #[command(flatten)]
+        installed: InstalledFolder,
+    },
     /// Say how far users who are on the move have come, and who moves when
     Rollout(RolloutArguments),
     /// Say what nginx does with a request: location, upstream, worker, and why
@@ -90,7 +97,14 @@ pub(crate) enum Command {
         format: Format,
     },
     /// Show what rendering would change; exits with 1 if anything
-    Diff(Candidate),
+    Diff {
+        #[command(flatten)]
+        input: Input,
+        #[command(flatten)]
+        moves: Moves,
+        #[command(flatten)]
+        installed: InstalledFolder,
+    },
     /// Write a commented example of a deployment file
     Init {
         /// The file; `-` shows it
@@ -127,7 +141,7 @@ pub(crate) enum Command {
 
 /// How users get from the workers that they have to those that they shall have.
 #[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct Moves {
+pub struct Moves {
     /// Let the users of groups that change move over this time, each at a moment of their own
     #[arg(long, value_name = "TIME", value_parser = time::parse_length)]
     pub gradually: Option<u64>,
@@ -139,20 +153,9 @@ pub(crate) struct Moves {
     pub now: bool,
 }
 
-/// A configuration that shall replace the one that runs.
-#[derive(Debug, Args)]
-pub(crate) struct Candidate {
-    #[command(flatten)]
-    pub input: Input,
-    #[command(flatten)]
-    pub moves: Moves,
-    #[command(flatten)]
-    pub installed: InstalledFolder,
-}
-
 /// Where the configuration is that runs.
 #[derive(Debug, Args)]
-pub(crate) struct InstalledFolder {
+pub struct InstalledFolder {
     /// The folder of the installed nginx.conf
     #[arg(long = "installed", value_name = "DIR", default_value = "/etc/nginx")]
     pub folder: PathBuf,
@@ -160,7 +163,7 @@ pub(crate) struct InstalledFolder {
 
 /// Whose way is shown.
 #[derive(Debug, Args)]
-pub(crate) struct RolloutArguments {
+pub struct RolloutArguments {
     /// Access logs whose users are counted, also compressed with gzip
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
@@ -182,7 +185,7 @@ pub(crate) struct RolloutArguments {
 
 /// What is watched.
 #[derive(Debug, Args)]
-pub(crate) struct Top {
+pub struct Top {
     /// Access logs that grow; rotation is followed
     #[arg(value_name = "LOG", required_unless_present = "metrics")]
     pub logs: Vec<PathBuf>,
@@ -217,7 +220,7 @@ pub(crate) struct Top {
 
 /// What is simulated.
 #[derive(Debug, Args)]
-pub(crate) struct Simulate {
+pub struct Simulate {
     #[command(flatten)]
     pub log: Log,
     /// The workers that may come, as their `server` lines would name them: sync1:8083,sync2:8083=WEIGHT
@@ -254,7 +257,7 @@ pub(crate) struct Simulate {
 
 /// How the table of routes is written.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// An array of objects, one a route
     Json,
     /// A table
@@ -263,7 +266,7 @@ pub(crate) enum Format {
 
 /// Where the deployment is described.
 #[derive(Debug, Args)]
-pub(crate) struct Input {
+pub struct Input {
     /// The deployment file (see `init`)
     #[arg(short = 'd', long = "deployment", value_name = "FILE")]
     pub deployment: Option<PathBuf>,
@@ -289,7 +292,7 @@ pub(crate) struct Input {
 
 impl Input {
     /// A deployment file and nothing else. No nginx is asked: what only new ones can do is no mistake in a simulation.
-    pub(crate) fn of_file(file: &Path) -> Self {
+    pub fn of_file(file: &Path) -> Self {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]
@@ -307,7 +310,7 @@ impl Input {
 
 /// Which lines of which access logs.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Log {
+pub struct Log {
     /// Access logs, also compressed with gzip, in any order; - is standard input
     #[arg(required = true, value_name = "LOG")]
     pub logs: Vec<PathBuf>,
@@ -342,7 +345,7 @@ fn start(text: &str) -> Result<u64, String> {
 
 impl Log {
     /// Everything in these logs.
-    pub(crate) fn of_files(files: &[PathBuf]) -> Self {
+    pub fn of_files(files: &[PathBuf]) -> Self {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]

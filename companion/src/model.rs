@@ -7,16 +7,192 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-pub(crate) use limits::{LimitGroup, Rate, RequestLimits};
-pub(crate) use role::{NoRequests, Role, Stream};
+pub use limits::{LimitGroup, Rate, RequestLimits};
 
 mod limits;
-mod role;
+
+/// What a worker serves. One worker may have several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// `/sync` and its relatives, by user.
+    Sync,
+    /// Syncs that start from nothing, apart from the others because they are dear.
+    InitialSync,
+    /// Simplified sliding sync (MSC4186), where it has workers of its own.
+    SlidingSync,
+    /// What is about one room, by its id.
+    Room,
+    /// The rest of the client API that any generic worker can serve.
+    ClientReader,
+    /// The federation API, by the server that asks.
+    FederationReader,
+    /// Transactions of other servers (`/send/`), where they have workers of their own.
+    FederationInbound,
+    /// The media repository.
+    Media,
+    /// Searches in the user directory.
+    UserDirectory,
+    /// The writer of one stream.
+    Writer(Stream),
+    /// Known to Synapse, takes no request from outside.
+    Nothing(NoRequests),
+}
+
+/// Streams whose endpoints go to their writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(
+    missing_docs,
+    reason = "each is Synapse's name of the stream, nothing more"
+)]
+pub enum Stream {
+    Typing,
+    ToDevice,
+    AccountData,
+    Receipts,
+    Presence,
+    PushRules,
+    DeviceLists,
+    ThreadSubscriptions,
+    QuarantinedMediaChanges,
+}
+
+impl Stream {
+    /// All, in the order of Synapse's `WriterLocations`.
+    pub const ALL: [Self; 9] = [
+        Self::Typing,
+        Self::ToDevice,
+        Self::AccountData,
+        Self::Receipts,
+        Self::Presence,
+        Self::PushRules,
+        Self::DeviceLists,
+        Self::ThreadSubscriptions,
+        Self::QuarantinedMediaChanges,
+    ];
+
+    /// The key in `stream_writers`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Typing => "typing",
+            Self::ToDevice => "to_device",
+            Self::AccountData => "account_data",
+            Self::Receipts => "receipts",
+            Self::Presence => "presence",
+            Self::PushRules => "push_rules",
+            Self::DeviceLists => "device_lists",
+            Self::ThreadSubscriptions => "thread_subscriptions",
+            Self::QuarantinedMediaChanges => "quarantined_media_changes",
+        }
+    }
+
+    /// Whether Synapse refuses a second writer (synapse/config/workers.py, `WorkerConfig.read_config`).
+    pub const fn single_writer(self) -> bool {
+        matches!(
+            self,
+            Self::Typing | Self::ToDevice | Self::AccountData | Self::Presence | Self::PushRules
+        )
+    }
+}
+
+/// Workers that no request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum NoRequests {
+    FederationSender,
+    Pusher,
+    Appservice,
+    Background,
+    EventPersister,
+}
+
+impl Role {
+    /// Each role with the name that it has in a deployment file. `generic` and `event_creator` are not here: they stand for others.
+    pub const NAMED: [(&'static str, Self); 23] = [
+        ("sync", Self::Sync),
+        ("initial_sync", Self::InitialSync),
+        ("sliding_sync", Self::SlidingSync),
+        ("room", Self::Room),
+        ("client_reader", Self::ClientReader),
+        ("federation_reader", Self::FederationReader),
+        ("federation_inbound", Self::FederationInbound),
+        ("media", Self::Media),
+        ("user_dir", Self::UserDirectory),
+        ("typing", Self::Writer(Stream::Typing)),
+        ("to_device", Self::Writer(Stream::ToDevice)),
+        ("account_data", Self::Writer(Stream::AccountData)),
+        ("receipts", Self::Writer(Stream::Receipts)),
+        ("presence", Self::Writer(Stream::Presence)),
+        ("push_rules", Self::Writer(Stream::PushRules)),
+        ("device_lists", Self::Writer(Stream::DeviceLists)),
+        (
+            "thread_subscriptions",
+            Self::Writer(Stream::ThreadSubscriptions),
+        ),
+        (
+            "quarantined_media_changes",
+            Self::Writer(Stream::QuarantinedMediaChanges),
+        ),
+        (
+            "federation_sender",
+            Self::Nothing(NoRequests::FederationSender),
+        ),
+        ("pusher", Self::Nothing(NoRequests::Pusher)),
+        ("appservice", Self::Nothing(NoRequests::Appservice)),
+        ("background", Self::Nothing(NoRequests::Background)),
+        ("event_persister", Self::Nothing(NoRequests::EventPersister)),
+    ];
+
+    /// What a generic worker without duties of its own serves.
+    pub const GENERIC: [Self; 4] = [
+        Self::Sync,
+        Self::Room,
+        Self::ClientReader,
+        Self::FederationReader,
+    ];
+
+    /// The roles that a name stands for: one, or the four of `generic`.
+    pub fn from_name(name: &str) -> Option<Vec<Self>> {
+        match name {
+            "generic" => Some(Self::GENERIC.to_vec()),
+            // Synapse's older name for workers that send events: both are about one room.
+            "event_creator" => Some(vec![Self::Room]),
+            _ => Self::NAMED
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, role)| vec![*role]),
+        }
+    }
+
+    /// Every name that [`Self::from_name`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ["generic", "event_creator"]
+            .into_iter()
+            .chain(Self::NAMED.iter().map(|(name, _)| *name))
+    }
+
+    /// The name in a deployment file.
+    pub fn name(self) -> &'static str {
+        Self::NAMED
+            .iter()
+            .find(|(_, role)| *role == self)
+            .map_or("", |(name, _)| *name)
+    }
+
+    /// Which of a worker's listeners it needs.
+    pub const fn resource(self) -> Resource {
+        match self {
+            Self::FederationReader | Self::FederationInbound => Resource::Federation,
+            // Only a process that has the media repository can quarantine media.
+            Self::Media | Self::Writer(Stream::QuarantinedMediaChanges) => Resource::Media,
+            _ => Resource::Client,
+        }
+    }
+}
 
 /// Synapse's listeners have resources; these three are routed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "Synapse's own names")]
-pub(crate) enum Resource {
+pub enum Resource {
     Client,
     Federation,
     Media,
@@ -24,10 +200,10 @@ pub(crate) enum Resource {
 
 impl Resource {
     /// All three.
-    pub(crate) const ALL: [Self; 3] = [Self::Client, Self::Federation, Self::Media];
+    pub const ALL: [Self; 3] = [Self::Client, Self::Federation, Self::Media];
 
     /// Synapse's name.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Federation => "federation",
@@ -38,7 +214,7 @@ impl Resource {
 
 /// Where a process listens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Address {
+pub enum Address {
     /// A name or an address, and a port.
     Tcp {
         /// The host; an IPv6 address has no brackets here.
@@ -59,7 +235,7 @@ pub(crate) enum Address {
 
 impl Address {
     /// The host's name, if it has to be asked of DNS.
-    pub(crate) fn dns_name(&self) -> Option<&str> {
+    pub fn dns_name(&self) -> Option<&str> {
         match self {
             // glibc and Synapse's own default mean this host by it, whatever a DNS server says.
             Self::Tcp { host, .. } if host == "localhost" => None,
@@ -84,7 +260,7 @@ impl fmt::Display for Address {
 
 /// A Synapse process.
 #[derive(Clone, Debug)]
-pub(crate) struct Process {
+pub struct Process {
     /// Its `worker_name`, or `main`.
     pub name: String,
     /// What it serves. Main serves what is left; it has a role only where it serves it better than any worker.
@@ -105,7 +281,7 @@ pub(crate) struct Process {
 
 impl Process {
     /// Where it serves a resource. `None` if no listener that nginx can reach has it.
-    pub(crate) fn address(&self, resource: Resource) -> Option<&Address> {
+    pub fn address(&self, resource: Resource) -> Option<&Address> {
         match resource {
             Resource::Client => self.client.as_ref(),
             Resource::Federation => self.federation.as_ref(),
@@ -114,7 +290,7 @@ impl Process {
     }
 
     /// Every address at which it serves anything.
-    pub(crate) fn addresses(&self) -> BTreeSet<&Address> {
+    pub fn addresses(&self) -> BTreeSet<&Address> {
         Resource::ALL
             .into_iter()
             .filter_map(|resource| self.address(resource))
@@ -124,7 +300,7 @@ impl Process {
 
 /// A path of the operator's own that goes somewhere else than the table says.
 #[derive(Clone, Debug)]
-pub(crate) struct Override {
+pub struct Override {
     /// A regular expression for the path.
     pub path: String,
     /// The role whose workers get it; none is main.
@@ -133,7 +309,7 @@ pub(crate) struct Override {
 
 /// A server that is not Synapse.
 #[derive(Clone, Debug)]
-pub(crate) struct External {
+pub struct External {
     /// Where it listens.
     pub address: Address,
     /// Its name for TLS and `Host`, if it speaks TLS.
@@ -144,7 +320,7 @@ pub(crate) struct External {
 
 /// A path that a server takes which is not Synapse.
 #[derive(Clone, Debug)]
-pub(crate) struct ExternalRoute {
+pub struct ExternalRoute {
     /// A regular expression for the path.
     pub path: String,
     /// Who takes it.
@@ -155,7 +331,7 @@ pub(crate) struct ExternalRoute {
 
 /// The Matrix Authentication Service.
 #[derive(Clone, Debug)]
-pub(crate) struct Mas {
+pub struct Mas {
     /// Where clients' logins go.
     pub server: External,
     /// The addresses from which it may call `/_synapse/mas`.
@@ -164,7 +340,7 @@ pub(crate) struct Mas {
 
 /// The whole deployment.
 #[derive(Clone, Debug)]
-pub(crate) struct Deployment {
+pub struct Deployment {
     /// The main process.
     pub main: Process,
     /// The workers, in the order of the input.
@@ -179,23 +355,9 @@ pub(crate) struct Deployment {
     pub settings: Settings,
 }
 
-impl Deployment {
-    /// The workers that have a role.
-    pub(crate) fn having(&self, role: Role) -> impl Iterator<Item = &Process> + Clone {
-        self.workers
-            .iter()
-            .filter(move |worker| worker.roles.contains(&role))
-    }
-
-    /// Whether any worker has a role.
-    pub(crate) fn has(&self, role: Role) -> bool {
-        self.having(role).next().is_some()
-    }
-}
-
 /// A worker that a share of the users is on, and no others.
 #[derive(Clone, Debug)]
-pub(crate) struct Canary {
+pub struct Canary {
     /// Its name.
     pub worker: String,
     /// The share, in hundredths of a percent.
@@ -204,7 +366,7 @@ pub(crate) struct Canary {
 
 /// A user on one worker.
 #[derive(Clone, Debug)]
-pub(crate) struct Pin {
+pub struct Pin {
     /// The user's hash, as 16 hex digits.
     pub user: String,
     /// The worker's name.
@@ -213,7 +375,7 @@ pub(crate) struct Pin {
 
 /// What the requests of a group are spread by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spread {
+pub enum Spread {
     /// The user who asks.
     User,
     /// The room that it is about.
@@ -226,7 +388,7 @@ pub(crate) enum Spread {
 
 impl Spread {
     /// Each with its name in a deployment file.
-    pub(crate) const NAMED: [(&'static str, Self); 4] = [
+    pub const NAMED: [(&'static str, Self); 4] = [
         ("user", Self::User),
         ("room", Self::Room),
         ("server", Self::Server),
@@ -236,16 +398,16 @@ impl Spread {
 
 /// An nginx version, which decides what may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct NginxVersion(pub u16, pub u16, pub u16);
+pub struct NginxVersion(pub u16, pub u16, pub u16);
 
 impl NginxVersion {
     /// The first that has `resolve` and `service=` in `server` lines in its open-source form.
-    pub(crate) const RESOLVE: Self = Self(1, 27, 3);
+    pub const RESOLVE: Self = Self(1, 27, 3);
     /// The first with `http2 on`.
-    pub(crate) const HTTP2_DIRECTIVE: Self = Self(1, 25, 1);
+    pub const HTTP2_DIRECTIVE: Self = Self(1, 25, 1);
 
     /// Reads `1.28.3`, and the version out of what `nginx -v` prints.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let text = text
             .split_once("nginx/")
@@ -267,7 +429,7 @@ impl fmt::Display for NginxVersion {
 
 /// What is not about processes.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// What names of zones, upstreams, variables and the folder begin with.
     pub name: String,
     /// Names for `server_name`; none is `_`.
@@ -342,7 +504,7 @@ pub(crate) struct Settings {
 
 /// Settings of `matrix_user_hash`.
 #[derive(Clone, Debug)]
-pub(crate) struct UserHashSettings {
+pub struct UserHashSettings {
     /// `matrix_user_hash_zone` size.
     pub zone_size: String,
     /// `state=`, if it is to survive a restart.
@@ -351,7 +513,7 @@ pub(crate) struct UserHashSettings {
 
 /// `proxy_cache_path` of public media.
 #[derive(Clone, Debug)]
-pub(crate) struct MediaCache {
+pub struct MediaCache {
     /// The folder.
     pub path: String,
     /// `max_size`.
@@ -380,5 +542,13 @@ mod tests {
         };
         assert_eq!(address.to_string(), "[fd00::8]:8083");
         assert_eq!(address.dns_name(), None);
+    }
+
+    #[test]
+    fn every_role_is_found_by_its_name() {
+        for (name, role) in Role::NAMED {
+            assert_eq!(Role::from_name(name), Some(vec![role]));
+            assert_eq!(role.name(), name);
+        }
     }
 }

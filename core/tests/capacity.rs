@@ -1,4 +1,5 @@
-//! What a zone of one mebibyte holds, in short; `examples/hit_ratio.rs` at length.
+//! What a zone of one mebibyte holds, in short; `examples/hit_ratio.rs` at length. The bounds are those of the issue that
+//! asked for the cache.
 
 #![cfg(not(loom))]
 

@@ -70,6 +70,7 @@ DECOY = (b'{"x":{"user_id":"@mallory:example.org"},"y":"\\"user_id\\":\\"@mallor
 SPACES = b' {\n  "user_id" : "@alice:example.org" ,\n "device_id" : "A" }\n'
 MALLORY = b'{"user_id": "@mallory:example.org", "device_id": "ABKJDTRWQS"}'
 NOT_UTF8 = b'{"user_id":"@al\xffice:example.org"}'
+UNKNOWN = b'{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}'
 HTML = b"<!DOCTYPE html><html><body>It works! @alice:example.org</body></html>\n"
 HALF_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"
 
@@ -81,6 +82,7 @@ KINDS = {
     "chunked-split": lambda s, raw: [x for c in re.findall(rb"(?s).{1,7}", good(s, raw)) for x in (c, 0.002)],
     "content-length": lambda s, raw: [plain(s, raw)],
     "padded": lambda s, raw: [plain(s, wide(raw, 700))],
+    "unknown-token": lambda s, raw: [plain(401, UNKNOWN)],
     "lower-case": lambda s, raw: [plain(s, raw).replace(b"Content-Length", b"content-length")
                                   .replace(b"Content-Type", b"content-type")],
     "closed": lambda s, raw: [head(s, "Connection: close") + raw, CLOSE],

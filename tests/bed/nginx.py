@@ -48,7 +48,7 @@ class Nginx:
 
     def __init__(self, directory: Path, configuration: str | Path, *, port: int | None = None,
                  workers: int | None = None, binary: Path | None = None, daemon: bool = False, wrapper=(),
-                 options: str = "", patience: float = 20, name: str = "nginx"):
+                 options: str = "", patience: float = 20, name: str = "nginx", preload: Path | None = None):
         self.directory = Path(directory)
         self.name = name
         # A path is a file that somebody else has written.
@@ -57,6 +57,8 @@ class Nginx:
         self.port, self.count = port, workers
         self.binary = Path(binary or nginx_binary())
         self.daemon, self.wrapper, self.options, self.patience = daemon, list(wrapper), options, patience
+        # What it is started with; a binary upgrade inherits it.
+        self.environment = {**os.environ, "LD_PRELOAD": str(preload)} if preload else None
         self.error_log_path = self.directory / "error.log"
         self.pid_path = self.directory / "nginx.pid"
         self.processes = Processes(self.directory)
@@ -100,12 +102,13 @@ class Nginx:
             stderr = self.directory / f"{self.name}.out"
             with stderr.open("w") as out:
                 ended = subprocess.call([*self.command(), *self.global_options("")],
-                                        stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+                                        stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.environment)
             if ended:
                 raise BedError(f"nginx did not start: {stderr.read_text().strip()}")
         else:
             self.child = self.processes.start(
-                self.name, [*self.wrapper, *self.command(), *self.global_options("daemon off; ")])
+                self.name, [*self.wrapper, *self.command(), *self.global_options("daemon off; ")],
+                environment=self.environment)
         try:
             self.processes.wait_until(f"nginx ({self.configuration})", self.is_up, self.patience)
         except BaseException:

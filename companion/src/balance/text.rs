@@ -74,7 +74,13 @@ impl Report {
                 number(group.requests)
             );
         }
-        let width = column("worker", group.workers.iter().map(|worker| &*worker.worker));
+        let width = group
+            .workers
+            .iter()
+            .map(|worker| worker.worker.len())
+            .max()
+            .unwrap_or(0)
+            .max(6);
         writeln!(
             f,
             "  {:width$} {:>9} {:>12} {:>6} {:>12} {:>10} {:>8} {:>7}",
@@ -190,11 +196,10 @@ impl Report {
             .iter()
             .filter(|group| group.times.requests > 0)
             .collect();
-        if timed.is_empty() {
+        let Some(width) = timed.iter().map(|group| named(&group.group).len()).max() else {
             return Ok(());
-        }
-        let names = timed.iter().map(|group| named(&group.group));
-        let width = column("slowest groups", names);
+        };
+        let width = width.max(14);
         writeln!(
             f,
             "\n{:width$} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -269,13 +274,8 @@ fn at_place(f: &mut Formatter<'_>, place: &AtPlace) -> Result {
     }
 }
 
-/// The width of a column with that title.
-pub(crate) fn column<'a>(title: &str, cells: impl Iterator<Item = &'a str>) -> usize {
-    cells.map(str::len).fold(title.len(), usize::max)
-}
-
 /// A group's name; the log may have none.
-pub(crate) fn named(group: &str) -> &str {
+pub fn named(group: &str) -> &str {
     if group.is_empty() {
         "(no name in the log)"
     } else {
@@ -284,7 +284,7 @@ pub(crate) fn named(group: &str) -> &str {
 }
 
 /// With commas.
-pub(crate) fn number(number: u64) -> String {
+pub fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -297,7 +297,7 @@ pub(crate) fn number(number: u64) -> String {
 }
 
 /// With the unit that fits.
-pub(crate) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut text = String::new();
     for unit in ["B", "kB", "MB", "GB", "TB"] {

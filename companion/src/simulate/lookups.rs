@@ -15,7 +15,7 @@ const HOUR: i64 = 3_600;
 
 /// How the module would be configured.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     /// `matrix_user_hash_valid`, in seconds.
     pub valid: u64,
     /// `inactive`, in seconds.
@@ -26,7 +26,7 @@ pub(crate) struct Wanted {
 
 /// What is expected.
 #[derive(Debug, Serialize)]
-pub(crate) struct Lookups {
+pub struct Lookups {
     /// Devices in the busiest hour, about.
     pub devices_in_an_hour: u64,
     /// `MISS` and `STALE` in the busiest hour, each second: about what whoami had to answer.
@@ -45,7 +45,7 @@ pub(crate) struct Lookups {
 
 /// What is counted on the way, an hour at a time.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub struct Seen {
     hour: i64,
     devices: HllSketch,
     misses: u64,
@@ -62,7 +62,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Begins.
-    pub(crate) fn new(wanted: &Wanted) -> Self {
+    pub fn new(wanted: &Wanted) -> Self {
         Self {
             hour: i64::MIN,
             devices: registers(),
@@ -81,7 +81,7 @@ impl Seen {
     }
 
     /// Takes a request in.
-    pub(crate) fn add(&mut self, line: &Line<'_>) {
+    pub fn add(&mut self, line: &Line<'_>) {
         let hour = line.time.div_euclid(HOUR);
         // A request of the hour before may end up here, but not one of any other.
         if hour > self.hour {
@@ -119,7 +119,7 @@ impl Seen {
     }
 
     /// What to expect.
-    pub(crate) fn expected(mut self, wanted: &Wanted) -> Lookups {
+    pub fn expected(mut self, wanted: &Wanted) -> Lookups {
         self.end_hour();
         let devices = self.most_devices as f64;
         let new = match wanted.rotation {

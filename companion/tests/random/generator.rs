@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::text::{Dice, Yaml, file};
 
 /// A deployment as it is, and as it is written down.
-pub(crate) struct Deployment {
+pub struct Deployment {
     /// Main is the first.
     pub processes: Vec<Process>,
     /// `stream_writers`.
@@ -24,7 +24,7 @@ pub(crate) struct Deployment {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Process {
+pub struct Process {
     pub name: String,
     pub app: &'static str,
     /// `enable_media_repo` in its own file.
@@ -37,7 +37,7 @@ pub(crate) struct Process {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     pub kind: &'static str,
     pub tls: bool,
     pub place: Place,
@@ -47,7 +47,7 @@ pub(crate) struct Listener {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub enum Place {
     Port(u16),
     Socket(String),
 }
@@ -135,7 +135,7 @@ struct Maker {
 }
 
 /// The deployment of a seed.
-pub(crate) fn deployment(seed: u64) -> Deployment {
+pub fn deployment(seed: u64) -> Deployment {
     let mut dice = Dice(seed);
     let layout = *dice.one(&[Layout::Local, Layout::Sockets, Layout::Hosts]);
     let fault = dice.percent(45).then(|| *dice.one(&FAULTS));
@@ -164,7 +164,7 @@ fn empty() -> Deployment {
 }
 
 /// One that a person can check, for the oracle's own test.
-pub(crate) fn sample() -> Deployment {
+pub fn sample() -> Deployment {
     let process = |name: &str, app, port, resources: &[&'static str]| Process {
         name: name.to_owned(),
         app,

@@ -124,8 +124,10 @@ impl Decided {
     }
 
     /// Whether any request is for it.
-    pub(super) fn takes_requests(&self) -> bool {
-        self.roles.iter().any(|role| role.takes_requests())
+    pub fn takes_requests(&self) -> bool {
+        self.roles
+            .iter()
+            .any(|role| !matches!(role, Role::Nothing(_)))
     }
 }
 
@@ -198,7 +200,7 @@ fn require(
         let lacking: Vec<&str> = stated
             .value
             .iter()
-            .filter(|role| role.takes_requests() && role.resource() == resource)
+            .filter(|role| !matches!(role, Role::Nothing(_)) && role.resource() == resource)
             .map(|role| role.name())
             .collect();
         if lacking.is_empty() {
