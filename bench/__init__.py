@@ -1,1 +1,1 @@
-"""What the module costs, beside the floor and beside what people would use instead. `scripts/bench` runs it."""
+"""What the module costs, beside the baseline and beside what people would use instead. `scripts/bench` runs it."""

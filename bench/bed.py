@@ -1,6 +1,6 @@
-"""Processes under measurement: a front, the sync workers behind it, and what the kernel says of them.
+"""Processes under measurement: a variant, the sync workers behind it, and what the kernel says of them.
 
-In: a `Front` from fronts.py. Out: a running nginx with one or more workers, and their processor time and memory. `NGINX_BINARY`,
+In: a `Variant` from variants.py. Out: a running nginx with one or more workers, and their processor time and memory. `NGINX_BINARY`,
 `MODULE` and `NGINX_MODULES` (the folder of the script engines' modules) say which nginx; everything listens on loopback, from the
 port that BENCH_PORTS names (25000), and lives in build/bench.
 """

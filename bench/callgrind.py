@@ -1,4 +1,4 @@
-"""Instructions in user space for each request, counted by callgrind in the front's workers alone.
+"""Instructions in user space for each request, counted by callgrind in the variant's workers alone.
 
 The counts do not depend on the machine's load, so they can be compared when times cannot. The first requests are not
 counted: they make the tokens known, and connections.
@@ -11,7 +11,7 @@ from .bed import FRONT, RUN, BenchError, tool
 from .client import Client, head
 
 
-def instructions(front, tokens=1000, requests=4000, length=41, workers=1, numbers=None):
+def instructions(variant, tokens=1000, requests=4000, length=41, workers=1, numbers=None):
     """Per request. `numbers` are the users that ask, in turn; else those below `tokens` do, round and round."""
     numbers = numbers or range(tokens)
     asked = [head(n, length=length) for n in numbers]
@@ -20,7 +20,7 @@ def instructions(front, tokens=1000, requests=4000, length=41, workers=1, number
     # Without counting until the zone is restored and the tokens are known: that is several times as fast.
     wrapper = [tool("valgrind", "valgrind"), "--tool=callgrind", "--trace-children=yes", "--instr-atstart=no",
                f"--callgrind-out-file={RUN}/callgrind.%p"]
-    with front.start(workers, wrapper) as nginx:
+    with variant.start(workers, wrapper) as nginx:
         # Enough connections that each worker has its share.
         clients = [Client(FRONT) for _ in range(1 if workers == 1 else 8 * workers)]
         for number, request in enumerate(asked):
@@ -50,6 +50,6 @@ def order(nginx, what):
 def total(pid):
     dumps = sorted(RUN.glob(f"callgrind.{pid}.*"))
     if not dumps:
-        raise BenchError(f"callgrind wrote no dump of process {pid}: see {RUN}/front.out")
+        raise BenchError(f"callgrind wrote no dump of process {pid}: see {RUN}/variant.out")
     found = re.search(r"^totals: (\d+)", dumps[-1].read_text(), re.MULTILINE)
     return int(found.group(1))

@@ -1,8 +1,8 @@
-"""Instructions of a request whose token is known, in each front, beside the floor's."""
+"""Instructions of a request whose token is known, in each variant, beside the baseline's."""
 
 from campaign.bed import Whoami
 
-from . import fronts
+from . import variants
 from .bed import sync_workers
 from .callgrind import instructions
 from .results import Result, in_turns, median
@@ -15,25 +15,25 @@ def hit(part):
     result = Result(part, "instructions of a hit, by callgrind, 1,000 tokens in turn over one connection: "
                           f"medians of {ROUNDS} runs in turns")
     with sync_workers(), Whoami():
-        runs = in_turns(ROUNDS, [(front,) for front in fronts.available()], instructions)
-    runs = {front.name: every for (front,), every in runs.items()}
+        runs = in_turns(ROUNDS, [(variant,) for variant in variants.available()], instructions)
+    runs = {variant.name: every for (variant,), every in runs.items()}
     counts = {name: median(every) for name, every in runs.items()}
     for name, count in counts.items():
-        added = count - counts["floor"]
+        added = count - counts["baseline"]
         result.figure(name, instructions=count, fewest=min(runs[name]), most=max(runs[name]), added=added,
-                      percent=100 * added / counts["floor"])
+                      percent=100 * added / counts["baseline"])
     compare(result, counts)
     result.save()
     return result.passed
 
 
 def compare(result, counts):
-    floor, ours = counts["floor"], counts["ours"]
-    added = ours - floor
-    result.check("a hit takes at most 2% more instructions than the floor", f"{100 * added / floor:.2f}%", ours <= MOST * floor)
+    baseline, ours = counts["baseline"], counts["ours"]
+    added = ours - baseline
+    result.check("a hit takes at most 2% more instructions than the baseline", f"{100 * added / baseline:.2f}%", ours <= MOST * baseline)
     for name, share in (("njs-subrequest", 50), ("lua", 12)):
         if name in counts:
-            theirs = counts[name] - floor
+            theirs = counts[name] - baseline
             result.check(f"a hit adds at most 1/{share} of what {name} adds", f"1/{theirs / added:.0f}", added * share <= theirs)
 
 
@@ -42,10 +42,10 @@ def short(part):
 
     The fewest of three runs, because what lay in the heap before can send malloc a longer way, by 1% of a request.
     """
-    result = Result(part, "instructions of a hit, by callgrind, beside the floor; the fewest of three runs each")
+    result = Result(part, "instructions of a hit, by callgrind, beside the baseline; the fewest of three runs each")
     with sync_workers(), Whoami():
-        counts = {front.name: min(instructions(front, tokens=200, requests=600) for _ in range(3))
-                  for front in (fronts.FLOOR, fronts.OURS)}
+        counts = {variant.name: min(instructions(variant, tokens=200, requests=600) for _ in range(3))
+                  for variant in (variants.BASELINE, variants.OURS)}
     for name, count in counts.items():
         result.figure(name, instructions=count)
     compare(result, counts)

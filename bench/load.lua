@@ -19,7 +19,7 @@ function init(args)
    if pause == 0 then delay = nil end
 end
 
-function delay() return math.floor(-math.log(1 - math.random()) * pause * 1000 + 0.5) end
+function delay() return math.baseline(-math.log(1 - math.random()) * pause * 1000 + 0.5) end
 
 local DEVICES = 500
 local generation, left, again = {}, {}, nil

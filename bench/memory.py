@@ -6,7 +6,7 @@ from pathlib import Path
 
 from campaign.bed import Whoami
 
-from . import fronts
+from . import variants
 from .bed import FRONT, ROOT, RUN, BenchError, SilentWorker, sync_workers
 from .client import Client, Crowd, head
 from .results import Result, in_turns, median
@@ -18,22 +18,22 @@ ROUNDS, FEW, MANY = 3, 1000, 5000
 def pending(part):
     result = Result(part, "memory of a request in a long poll: the slope from 1,000 to 5,000 of them, "
                           f"medians of {ROUNDS} runs in turns")
-    measured = in_turns(ROUNDS, [(front, kind) for front in fronts.available() for kind in ("hit", "miss")], long_poll)
-    for (front, kind), kilobytes in measured.items():
+    measured = in_turns(ROUNDS, [(variant, kind) for variant in variants.available() for kind in ("hit", "miss")], long_poll)
+    for (variant, kind), kilobytes in measured.items():
         name = f"kB_{kind}"
-        result.figure(front.name, **{name: median(kilobytes), f"{name}_least": min(kilobytes), f"{name}_most": max(kilobytes)})
-    floor = result.figures["floor"]["kB_hit"]
+        result.figure(variant.name, **{name: median(kilobytes), f"{name}_least": min(kilobytes), f"{name}_most": max(kilobytes)})
+    baseline = result.figures["baseline"]["kB_hit"]
     for name, what in (("kB_hit", "a request in a long poll"), ("kB_miss", "the same after a miss")):
-        added = result.figures["ours"][name] - floor
-        result.check(f"{what} holds at most 0.5 kB more than the floor's", f"{added:+.2f} kB", added <= 0.5)
+        added = result.figures["ours"][name] - baseline
+        result.check(f"{what} holds at most 0.5 kB more than the baseline's", f"{added:+.2f} kB", added <= 0.5)
     result.save()
     return result.passed
 
 
-def long_poll(front, kind):
+def long_poll(variant, kind):
     """kB for each."""
-    front = front.with_(zone="8m")
-    with sync_workers(), Whoami(), SilentWorker() as silent, front.start() as nginx:
+    variant = variant.with_(zone="8m")
+    with sync_workers(), Whoami(), SilentWorker() as silent, variant.start() as nginx:
         if kind == "hit":
             with Client(FRONT) as client:
                 for n in range(MANY):
@@ -49,14 +49,14 @@ def long_poll(front, kind):
 
 def tokens(part):
     result = Result(part, "tokens that 1 MiB holds after 40,000 users have asked")
-    for front in fronts.available():
-        if front.name == "floor":
+    for variant in variants.available():
+        if variant.name == "baseline":
             continue
-        with sync_workers(), Whoami(), front.start(), Client(FRONT) as client:
+        with sync_workers(), Whoami(), variant.start(), Client(FRONT) as client:
             wrk(FRONT, "each", 40_000, count=40_000)
             body = client.get(b"GET /count HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        held = json.loads(chunks(body))["zones"]["users"]["entries"] if front.name == "ours" else int(chunks(body))
-        result.figure(front.name, tokens=held, bytes_each=(1 << 20) / held)
+        held = json.loads(chunks(body))["zones"]["users"]["entries"] if variant.name == "ours" else int(chunks(body))
+        result.figure(variant.name, tokens=held, bytes_each=(1 << 20) / held)
     result.save()
     return result.passed
 
@@ -75,10 +75,10 @@ def chunks(body):
 
 def million(part):
     """The zone's pages count for a worker once it has touched them, so all of them are touched."""
-    result = Result(part, "resident memory of a worker with 1,000,000 tokens, beside the floor's worker after as many requests")
+    result = Result(part, "resident memory of a worker with 1,000,000 tokens, beside the baseline's worker after as many requests")
     users, requests = 1_000_000, 60_000
-    front = fronts.OURS.with_(zone="36m", state=state_file(users))
-    for measured in (fronts.FLOOR, front):
+    variant = variants.OURS.with_(zone="36m", state=state_file(users))
+    for measured in (variants.BASELINE, variant):
         with sync_workers(), Whoami() as homeserver, measured.start() as nginx, Client(FRONT) as client:
             for n in range(0, users, users // requests):
                 client.get(head(n))
@@ -86,7 +86,7 @@ def million(part):
                           shared_MB=nginx.resident("RssShmem") / 1e6)
             known(homeserver)
     zone = 36 * (1 << 20) / 1e6
-    added = result.figures["ours"]["rss_MB"] - result.figures["floor"]["rss_MB"] - zone
+    added = result.figures["ours"]["rss_MB"] - result.figures["baseline"]["rss_MB"] - zone
     result.check("a worker with 1,000,000 tokens holds the zone (37.7 MB) and at most 2 MB", f"{added:+.1f} MB", added <= 2)
     result.save()
     return result.passed
@@ -96,7 +96,7 @@ def known(homeserver):
     """All tokens were in the state file: but for the few that a full table drops, nobody asked."""
     asked = homeserver.seen()["requests"]
     if asked > 100:
-        raise BenchError(f"{asked} requests asked whoami: the state file was not restored. Fix: see {RUN}/front.log")
+        raise BenchError(f"{asked} requests asked whoami: the state file was not restored. Fix: see {RUN}/variant.log")
 
 
 def state_file(users):

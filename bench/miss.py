@@ -1,11 +1,12 @@
 """What a token costs that nobody knows yet: time, and calls of whoami."""
 
 from campaign.bed import WHOAMI, Whoami
+from tests.bed.report import percentile
 
-from . import fronts
+from . import variants
 from .bed import FRONT, sync_workers, undisturbed
 from .client import Client, head
-from .results import Result, in_turns, median, percentile
+from .results import Result, in_turns, median
 from .wrk import wrk
 
 ROUNDS, EACH = 5, 100
@@ -14,13 +15,13 @@ ROUNDS, EACH = 5, 100
 def miss(part):
     result = Result(part, "time that a miss adds, in turn with hits and with whoami itself, one client, connections kept: "
                           f"medians of {ROUNDS} runs in turns of {EACH} misses")
-    cases = [(front, delay) for front in fronts.available() if front.name != "floor" for delay in (0, 1, 10)]
+    cases = [(variant, delay) for variant in variants.available() if variant.name != "baseline" for delay in (0, 1, 10)]
     with undisturbed():
         measured = in_turns(ROUNDS, cases, added)
-    for (front, delay), runs in measured.items():
+    for (variant, delay), runs in measured.items():
         figures = {key: median(run[key] for run in runs) for key in runs[0]}
         figures["connections"] = max(run["connections"] for run in runs)
-        result.figure(f"{front.name}, whoami {delay} ms", **figures)
+        result.figure(f"{variant.name}, whoami {delay} ms", **figures)
     for delay in (0, 1, 10):
         figures = result.figures[f"ours, whoami {delay} ms"]
         result.check(f"with whoami at {delay} ms, a miss adds at most whoami's own time and 0.2 ms at p50, over one connection",
@@ -30,10 +31,10 @@ def miss(part):
     return result.passed
 
 
-def added(front, delay):
+def added(variant, delay):
     """Medians in ms. The three kinds take turns, so that the machine's noise is the same for all."""
     hits, misses, whoami = [], [], []
-    with sync_workers(), Whoami() as homeserver, front.with_(zone="8m").start():
+    with sync_workers(), Whoami() as homeserver, variant.with_(zone="8m").start():
         homeserver.set(delay=delay / 1000)
         with Client(FRONT) as client, Client(WHOAMI) as direct:
             for n in range(20):
@@ -54,14 +55,14 @@ def calls(part):
     """500 devices, each with a new token after every 10 requests, two of which it sends at once: as tokens of the Matrix
     Authentication Service come and go."""
     result = Result(part, "whoami calls for 10,000 tokens with 10 requests each, over 64 connections, zone or dict of 1m")
-    for front in fronts.available():
-        if front.name == "floor":
+    for variant in variants.available():
+        if variant.name == "baseline":
             continue
-        with sync_workers(), Whoami() as homeserver, front.start(workers=2):
+        with sync_workers(), Whoami() as homeserver, variant.start(workers=2):
             homeserver.set(delay=0.005)
             wrk(FRONT, "rotation", 10_000, connections=64, count=100_000)
             seen = homeserver.seen()
-        result.figure(front.name, calls=seen["requests"], tokens=seen["tokens"])
+        result.figure(variant.name, calls=seen["requests"], tokens=seen["tokens"])
     result.check("10,000 tokens, each asked about once: 10,000 calls", f"{result.figures['ours']['calls']:,}",
                  result.figures["ours"]["calls"] == result.figures["ours"]["tokens"])
     result.save()

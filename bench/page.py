@@ -12,7 +12,7 @@ from .results import load
 
 PAGE = ROOT / "docs/performance.md"
 PARTS = ("hit", "micro", "memory", "million", "tokens", "miss", "calls", "length", "workers", "population", "waiters", "load")
-FRONTS = ("floor", "ours", "njs-subrequest", "njs-access", "lua")
+VARIANTS = ("baseline", "ours", "njs-subrequest", "njs-access", "lua")
 
 
 def write():
@@ -45,7 +45,7 @@ def verdicts():
     rows = []
     for part in PARTS:
         found = load(part)
-        for check in found["checks"] if found else ():
+        for check in found["rows"] if found else ():
             rows.append((check["required"], check["measured"], "reached" if check["passed"] else "**not reached**", f"`{part}`"))
     return table(("must reach", "measured", "", "part"), rows)
 
@@ -56,24 +56,24 @@ def conditions():
         found = load(part)
         if found:
             rows.append((f"`{part}`", found["title"], found["date"], f"{found['seconds']} s",
-                         " → ".join(str(each) for each in found["load"])))
+                         f"{found['load']} → {found['load_at_end']}"))
     latest = load("hit")
     about = f"{latest['nginx']} (Debian sid) on {latest['machine']}.\n\n" if latest else ""
     return about + table(("part", "what", "when (UTC)", "took", "load average"), rows)
 
 
-def fronts():
+def variants():
     hit, memory, held, asked, loaded = map(figures, ("hit", "memory", "tokens", "calls", "load"))
     rows = []
-    for name in FRONTS:
+    for name in VARIANTS:
         if name not in hit:
             continue
         rows.append((
-            name, number(hit[name]["instructions"]), number(hit[name]["added"]) if name != "floor" else "–",
+            name, number(hit[name]["instructions"]), number(hit[name]["added"]) if name != "baseline" else "–",
             number(memory.get(name, {}).get("kB_hit"), 1), number(memory.get(name, {}).get("kB_miss"), 1),
             number(held.get(name, {}).get("tokens")), number(asked.get(name, {}).get("calls")),
             spread(loaded.get(name)), number(loaded.get(name, {}).get("rps"))))
-    return table(("front", "instructions of a hit", "added to the floor", "kB for each long poll", "the same after a miss",
+    return table(("variant", "instructions of a hit", "added to the baseline", "kB for each long poll", "the same after a miss",
                   "tokens in 1 MiB", "whoami calls for 10,000 tokens", "processor µs (least, most)", "requests/s"), rows)
 
 
@@ -83,7 +83,7 @@ def spread(row):
 
 def half_load():
     loaded = figures("load")
-    rows = [(name, *(number(loaded[name][key], 2) for key in ("p50", "p99", "p999"))) for name in FRONTS if name in loaded]
+    rows = [(name, *(number(loaded[name][key], 2) for key in ("p50", "p99", "p999"))) for name in VARIANTS if name in loaded]
     rate = next(iter(loaded.values()))["rate"] if loaded else 0
     return table((f"at {rate:,.0f} requests/s, ms", "p50", "p99", "p99.9"), rows)
 
@@ -91,7 +91,7 @@ def half_load():
 def misses():
     rows = [(name, *(number(row[key], 3) for key in ("whoami_ms", "hit_ms", "miss_ms", "beyond_whoami_ms")),
              number(row["connections"])) for name, row in figures("miss").items()]
-    return table(("front", "whoami alone, ms", "hit", "miss", "added beyond whoami", "connections to whoami"), rows)
+    return table(("variant", "whoami alone, ms", "hit", "miss", "added beyond whoami", "connections to whoami"), rows)
 
 
 def micro():
@@ -106,10 +106,10 @@ def growth(part, unit):
     def render():
         rows = []
         for size, row in figures(part).items():
-            times = (number(row["floor_us"], 1), number(row["ours_us"], 1)) if "ours_us" in row else ()
-            rows.append((f"{int(size):,}", number(row["floor"]), number(row["ours"]), number(row["added"]), *times))
-        head = (unit, "instructions, floor", "ours", "added")
-        return table(head + (("processor µs, floor", "ours") if rows and len(rows[0]) > 4 else ()), rows)
+            times = (number(row["baseline_us"], 1), number(row["ours_us"], 1)) if "ours_us" in row else ()
+            rows.append((f"{int(size):,}", number(row["baseline"]), number(row["ours"]), number(row["added"]), *times))
+        head = (unit, "instructions, baseline", "ours", "added")
+        return table(head + (("processor µs, baseline", "ours") if rows and len(rows[0]) > 4 else ()), rows)
     return render
 
 
@@ -134,7 +134,7 @@ def million():
 
 
 TABLES = {
-    "verdicts": verdicts, "conditions": conditions, "fronts": fronts, "half_load": half_load, "misses": misses, "micro": micro,
+    "verdicts": verdicts, "conditions": conditions, "variants": variants, "half_load": half_load, "misses": misses, "micro": micro,
     "length": growth("length", "bytes of the token"), "workers": growth("workers", "workers"),
     "population": growth("population", "tokens"), "waiters": waiters, "long_polls": long_polls,
     "million": million,

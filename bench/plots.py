@@ -22,18 +22,18 @@ BLUE, GREY, ORANGE = "#1f6fb4", "#8a8a8a", "#d9762b"
 # The table of README.md under "Why": the middle of what was measured by user, and by token.
 BY_USER = (("initial sync", 1090, 1815), ("its CPU in workers", 362, 477), ("its CPU in PostgreSQL", 216.5, 377.5),
            ("cache entries", 85, 118.5), ("incremental sync", 48.5, 57))
-FLOOR_AND_OURS = (("floor_us", GREY), ("ours_us", BLUE))
+BASELINE_AND_OURS = (("baseline_us", GREY), ("ours_us", BLUE))
 
 
 def draw():
     PLOTS.mkdir(parents=True, exist_ok=True)
     by_user()
-    bars("hit", "added", "Instructions that a hit adds to the floor", without=("floor",))
+    bars("hit", "added", "Instructions that a hit adds to the baseline", without=("baseline",))
     bars("memory", "kB_hit", "kB that a request in a long poll holds")
     bars("load", "us", "Processor time of a request at saturation, µs")
-    lines("length", "Instructions of a hit, by the token's length in bytes", (("floor", GREY), ("ours", BLUE)))
-    lines("population", "Processor time of a hit, µs, by the number of known tokens", FLOOR_AND_OURS, log=True)
-    lines("workers", "Processor time of a hit, µs, by the number of workers", FLOOR_AND_OURS)
+    lines("length", "Instructions of a hit, by the token's length in bytes", (("baseline", GREY), ("ours", BLUE)))
+    lines("population", "Processor time of a hit, µs, by the number of known tokens", BASELINE_AND_OURS, log=True)
+    lines("workers", "Processor time of a hit, µs, by the number of workers", BASELINE_AND_OURS)
     lines("micro", "Digest alone and with the look, ns, by the number of known tokens",
           (("digest", GREY), ("hit", BLUE), ("miss", ORANGE)), log=True)
     lines("waiters", "Processor time of a waiting request, µs, by their number",
@@ -61,8 +61,8 @@ def bars(part, value, title, without=()):
     found = load(part)
     if not found:
         return
-    rows = [(front, row[value]) for front, row in found["figures"].items() if front not in without]
-    data = "\n".join(f'{at} "{front}" {number} {number:.1f}' for at, (front, number) in enumerate(rows))
+    rows = [(variant, row[value]) for variant, row in found["figures"].items() if variant not in without]
+    data = "\n".join(f'{at} "{variant}" {number} {number:.1f}' for at, (variant, number) in enumerate(rows))
     label = "%'.0f" if max(number for _, number in rows) >= 1000 else "%.1f"
     plot(part, title, f"""\
 set boxwidth 0.6

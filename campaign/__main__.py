@@ -7,6 +7,7 @@ import time
 import traceback
 
 from tests.bed.processes import BedError
+from tests.bed.report import closing_line
 
 from . import catalogue, table
 from .report import Report
@@ -37,23 +38,21 @@ def main():
     failed = [name for name in names if not run(campaigns[name], name, arguments.short)]
     if failed:
         print(f"failed: {' '.join(failed)}")
-    print(f"campaign: {len(names) - len(failed)} passed, {len(failed)} failed")
+    print(closing_line("campaign", len(names) - len(failed), len(failed)))
     return 1 if failed else 0
 
 
 def run(campaign, name, short):
     print(f"{name}: {campaign.__doc__.strip().splitlines()[0]}", flush=True)
     report = Report(name, short)
-    start = time.monotonic()
     try:
         campaign(report)
     except BedError as error:
         report.check("the campaign runs", error, False)
     except Exception:
         report.check("the campaign runs", traceback.format_exc(), False)
-    seconds = time.monotonic() - start
-    report.save(seconds, campaign.__doc__.strip().splitlines()[0])
-    print(f"  {'passed' if report.passed else 'FAILED'} in {seconds:.0f} s", flush=True)
+    report.save(campaign.__doc__.strip().splitlines()[0])
+    print(f"{name}: {'passed' if report.passed else 'FAILED'} in {time.monotonic() - report.start:.0f} s", flush=True)
     return report.passed
 
 

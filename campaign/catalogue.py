@@ -1,6 +1,6 @@
 """All campaigns by name, in the order in which `all` runs them."""
 
-from . import fairness, figures, floods, hit_path, kill, outage, single_flight, state
+from . import fairness, figures, floods, hit_path, hostile, kill, outage, single_flight, state
 
 
 def campaigns():
@@ -19,6 +19,7 @@ def campaigns():
         fairness.fairness,
         state.state,
         kill.kill,
+        hostile.hostile,
         figures.figures,
         hit_path.hit_path,
         floods.growth,

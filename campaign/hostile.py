@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
+from tests.bed.people import hash_of, token, user_hash
 from tests.bed.processes import ROOT, wait_for
 
 from .bed import CONTROL, FRONT, PORTS, WHOAMI, WORK, Front, Nginx
 from .client import FALLBACKS, Clients
 from .hostile_answers import BUFFER, EITHER, FALLBACK, KINDS, USER
-from .people import hash_of, token, user_hash
 from .report import Noise, percentile, spread
 
 CLIENTS, USERS, DEVICES, WORKERS = 64, 1000, 3, 2
@@ -40,7 +40,7 @@ GROUP = f"server 127.0.0.1:{WHOAMI} max_fails=0; server 127.0.0.2:{WHOAMI} max_f
 
 
 def hostile(report):
-    """A whoami that lies in over 200 ways, mixed with an honest one: nobody is taken for somebody else"""
+    """A whoami that lies in over 250 ways, mixed with an honest one: nobody is taken for somebody else"""
     front = Front(workers=WORKERS, http="matrix_user_hash_zone stale:1m; matrix_user_hash_zone once:64k;", whoami=GROUP,
                   directives=DIRECTIVES)
     with Liar() as liar, Nginx(front, report.name) as nginx:
@@ -199,7 +199,8 @@ class Mix:
 def judge(report, nginx, liar, mix, workers, noise):
     sent = liar.order()["sent"]
     kinds = {kind: count for kind, count in sent.items() if kind in KINDS}
-    wrong = [f"{a.token} {path} {a.status} {a.hash}, answered {liar.order(of=a.token)['of'][-4:]}" for a, path in mix.wrong[:5]]
+    wrong = [f"{a.token} {path} {a.status} {a.hash}: {liar.order(whose=a.hash)['decoy'] or 'no decoy of ours'}"
+             for a, path in mix.wrong[:5]]
     report.check(f"{CLIENTS} clients, {USERS:,} users, {mix.seconds} s, seed {SEED}: requests that were told another user, or "
                  "another's fallback: 0", f"{len(mix.wrong)}: {'; '.join(wrong)}" if wrong else 0, not wrong)
     report.note(f"{mix.answers:,} requests checked ({', '.join(f'{n:,} {s}' for s, n in sorted(mix.statuses.items()))}); "
@@ -248,16 +249,18 @@ async def late_answers(report, liar, nginx, rounds):
         await asyncio.sleep(0.02)
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(pid), 10, "the worker does not stop")
+        # Whole, or as far as a head that the next answer would complete.
+        order = {"blurt": "mallory", "bytes": 1000 if n % 4 < 2 else 20 + n % 50}
         if n % 2:
-            blurted += liar.order(blurt="mallory")["blurted"]
+            blurted += liar.order(**order)["blurted"]
         asked = [asyncio.create_task(clients.get(token(f"after{n}x{m}"))) for m in range(2)]
         await asyncio.sleep(0.02)
         if not n % 2:
-            blurted += liar.order(blurt="mallory")["blurted"]
+            blurted += liar.order(**order)["blurted"]
         os.kill(pid, signal.SIGCONT)
         wrong += [a for a in await asyncio.gather(*asked) if not (a.status == "MISS" and a.right)]
     clients.close()
-    report.check(f"{blurted} answers that nobody asked for, on kept connections, just before the next request takes one: requests "
+    report.check(f"{blurted} answers, whole or begun, that nobody asked for, on kept connections just before the next request takes one: requests "
                  "that were not told their user: 0", f"{len(wrong)} ({wrong[0].status} {wrong[0].hash})" if wrong else 0,
                  not wrong and blurted >= rounds)
 

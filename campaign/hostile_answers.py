@@ -5,7 +5,9 @@ The dice in `Asked` choose where an answer breaks and what else is random, so on
 say what the request must get: its user, the fallback, or one of both. Wherever an answer has room for it, it names another user
 as well (`decoy`), in a place where nobody may read one.
 
-A lie that is a flawless answer is not among them: nobody could tell it from the truth.
+A lie that is a flawless answer is not among them: nobody could tell it from the truth. Nor is the beginning of one that comes
+late, for it may come when the next question has been sent, and is then the beginning of the answer to that. (The campaign has such
+ones come while nginx sleeps, when it is certain that they come before the question.)
 """
 
 import gzip
@@ -333,7 +335,7 @@ EITHER = {
     "resets-after-a-moment": lambda a: [sized(a.raw), 0.002, RESET],
     "error-of-its-own-later": lambda a: [sized(a.raw), 0.003, sized(b"{}", "Connection: close", status="408 Request Timeout"), CLOSE],
     "noise-later": lambda a: [sized(a.raw), 0.003, a.noise(100)],
-    "half-an-answer-later": lambda a: [sized(a.raw), 0.002, sized(a.decoy)[:a.dice.randrange(1, 100)]],
+    "rest-of-an-answer-later": lambda a: [sized(a.raw), 0.002, sized(a.decoy)[a.dice.randrange(20, 150):]],
     "just-in-time": lambda a: [a.dice.uniform(0.2, 0.4), sized(a.raw)],
     "header-of-high-bytes": lambda a: [sized(a.raw, "X-Pad: \xe9\xff")],
     "number-bomb": lambda a: [sized(a.with_more(b'"x":' + b"9" * 2000 + b"e" + b"9" * 900))],

@@ -5,8 +5,8 @@
 The n-th answer to a token depends on the seed, the token and n alone, whatever else goes on. While not all are honest, of a
 hundred connections one is reset as it is accepted. A token of `kind-NAME-…` is
 always answered in that way. On CONTROL, one JSON object a line: `{"honest": SHARE, "rare": [KIND…]}` sets how many answers are
-honest and which kinds come a tenth as often; `{"blurt": NAME}` sends an answer for that user, which nobody asked for, on every
-connection that waits for a request; `{"of": TOKEN}` asks what that token was answered. Each is answered by what was sent so far.
+honest and which kinds come a tenth as often; `{"blurt": NAME, "bytes": N}` sends the first N bytes of an answer for that user, which nobody asked
+for, on every connection that waits for a request; `{"of": TOKEN}` asks what that token was answered, `{"whose": HASH}` which answer named another user of that hash. Each is answered by what was sent so far.
 """
 
 import asyncio
@@ -20,8 +20,9 @@ import sys
 from collections import Counter, defaultdict
 from urllib.parse import parse_qs
 
+from tests.bed.people import hash_of, owner, user_id
+
 from .hostile_answers import CLOSE, CLOSE_LATER, HALF_CLOSE, HANG, KINDS, RESET, UNKNOWN, Asked, compact, in_chunks, sized
-from .people import owner, user_id
 
 RESETS = struct.pack("ii", 1, 0)
 HONEST = "honest"
@@ -36,6 +37,7 @@ class Homeserver:
         self.accepts = random.Random(seed)
         self.sent = Counter()
         self.answered = defaultdict(list)
+        self.decoys = {}
 
     def rare(self, kinds):
         self.weights = [0.1 if name in kinds else 1.0 for name in self.names]
@@ -64,8 +66,9 @@ class Homeserver:
             who["device_id"] = "QJTGFCNZFH"
         if kind == HONEST:
             return [in_chunks(compact(who)) if dice.random() < 0.5 else sized(compact(who))]
-        # Another user of those that are asked for, or one whom nobody asks for.
-        other = user_id(f"u{dice.randrange(1000)}" if dice.random() < 0.5 else f"mallory{dice.randrange(100)}")
+        # One of its own for each answer, so that whoever is told it says from where it came.
+        other = user_id(f"mallory-{name}-{token[-4:]}-{len(before) - 1}")
+        self.decoys[hash_of(other)] = [token, len(before) - 1, kind]
         return KINDS[kind](Asked(who, other, dice))
 
 
@@ -149,9 +152,10 @@ async def control(homeserver, reader, writer):
         if "blurt" in order:
             for connection in list(homeserver.connections):
                 if not connection.busy and not connection.transport.is_closing():
-                    connection.transport.write(sized(compact({"user_id": user_id(order["blurt"]), "device_id": "QJTGFCNZFH"})))
+                    answer = sized(compact({"user_id": user_id(order["blurt"]), "device_id": "QJTGFCNZFH"}))
+                    connection.transport.write(answer[:order["bytes"]])
                     blurted += 1
-        said = {"sent": homeserver.sent, "of": homeserver.answered[order["of"]] if "of" in order else None, "blurted": blurted}
+        said = {"sent": homeserver.sent, "of": homeserver.answered[order["of"]] if "of" in order else None, "blurted": blurted, "decoy": homeserver.decoys.get(order.get("whose"))}
         writer.write(compact(said) + b"\n")
 
 

@@ -6,31 +6,27 @@ busy machine, `Noise` says how late a process that only sleeps was woken meanwhi
 that is the machine's.
 """
 
-import json
 import os
-import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.bed.processes import ROOT
+from tests.bed.report import Figures, percentile
 
 from .bed import WORK
 
 RESULTS = Path(os.environ.get("CAMPAIGN_RESULTS") or ROOT / "campaign/results")
 
 
-class Report:
+class Report(Figures):
     def __init__(self, name, short):
-        self.name, self.short = name, short
-        self.rows = []
-        self.load = os.getloadavg()[0]
+        super().__init__(name)
+        self.short = short
 
     def check(self, required, measured, passed, key=True):
         """`key`: whether it stands in the table, or only has to hold."""
-        self.rows.append({"required": required, "measured": str(measured), "passed": bool(passed), "key": key})
-        print(f"  {'PASS' if passed else 'FAIL'}  required: {required} | measured: {measured}", flush=True)
+        super().check(required, measured, passed, key=key)
 
     def equal(self, what, required, measured, key=True):
         self.check(f"{what}: {required:,}" if isinstance(required, int) else f"{what}: {required}",
@@ -48,36 +44,15 @@ class Report:
         self.rows.append({"required": "–", "measured": text, "passed": True, "key": key})
         print(f"        {text}", flush=True)
 
-    @property
-    def passed(self):
-        return all(row["passed"] for row in self.rows)
-
-    def save(self, seconds, title):
-        results = WORK / "results" if self.short else RESULTS
-        results.mkdir(parents=True, exist_ok=True)
+    def save(self, title):
         # What makes a run another than the usual one is told with it.
         setting = f"CAMPAIGN_OUTAGE={os.environ['CAMPAIGN_OUTAGE']} " if "CAMPAIGN_OUTAGE" in os.environ else ""
-        record = {"name": self.name, "title": title, "command": f"{setting}scripts/campaign {self.name}", "short": self.short,
-                  "seconds": round(seconds), "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "commit": commit(),
-                  "machine": machine(), "load": round(self.load, 1), "nice": os.nice(0), "rows": self.rows}
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        (results / f"{self.name}.json").write_text(text + "\n")
+        self.keep(WORK / "results" if self.short else RESULTS, title=title, command=f"{setting}scripts/campaign {self.name}",
+                  short=self.short, commit=commit(), nice=os.nice(0))
 
 
 def number(value):
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def machine():
-    """What a reader needs to judge a figure by."""
-    cpu = memory = "?"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal"):
-            memory = f"{int(line.split()[1]) / (1 << 20):.0f} GiB"
-    return f"{os.cpu_count()} cores ({cpu}), {memory}, Linux {platform.release().partition('-')[0]}"
 
 
 def commit():
@@ -87,11 +62,6 @@ def commit():
                               check=False).stdout.strip()
 
     return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
-
-
-def percentile(values, share):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(len(values) * share))] if values else 0.0
 
 
 def spread(values, unit="ms", factor=1000):

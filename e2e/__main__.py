@@ -15,7 +15,7 @@ from .deployed import layouts
 from .layouts import LAYOUTS
 from .mas import delegated
 from .native import native
-from .nginx import Front
+from .nginx import Variant
 from .report import Group, Report
 
 EXPLANATION = """\
@@ -50,11 +50,11 @@ def main() -> int:
             report = Report()
             layouts(report, directory.with_name("layouts"), base + 200, arguments.layouts)
             return closing(report, started)
-        front = Front.STOCK if arguments.without_directive else Front.MODULE
+        variant = Variant.STOCK if arguments.without_directive else Variant.MODULE
         report = Report()
-        native(report, directory / "native", base, front)
+        native(report, directory / "native", base, variant)
         if not arguments.no_mas:
-            delegated(report, directory / "mas", base + 100, front)
+            delegated(report, directory / "mas", base + 100, variant)
         return closing(report, started)
     except BedError as error:
         print(f"scripts/e2e: {error}", file=sys.stderr)
@@ -75,22 +75,22 @@ def show_it_can_fail(directory: Path, base: int) -> int:
     """The controls: the same requests and assertions, but nothing that chooses a worker by user."""
     try:
         module()
-        fronts = [Front.STOCK, Front.OFF]
+        variants = [Variant.STOCK, Variant.OFF]
     except BedError:
-        fronts = [Front.STOCK]
+        variants = [Variant.STOCK]
     verdicts = Report()
-    for front in fronts:
+    for variant in variants:
         step("control: users must be scattered now, so lines that say FAIL are what this run has to show")
         report = Report()
-        native(report, directory / front.name.lower(), base, front)
-        judge(verdicts, front, report)
+        native(report, directory / variant.name.lower(), base, variant)
+        judge(verdicts, variant, report)
     print(verdicts.closing_line())
     return 1 if verdicts.failed else 0
 
 
-def judge(verdicts: Report, front: Front, report: Report) -> None:
+def judge(verdicts: Report, variant: Variant, report: Report) -> None:
     """The users must be scattered, and nothing else may be wrong: else the control failed for another reason."""
-    step(f"verdict on the control: {front.value}")
+    step(f"verdict on the control: {variant.value}")
     together = [result.title for result in report.of(Group.ONE_WORKER) if not result.problem]
     scattered = len(report.of(Group.ONE_WORKER)) - len(together)
     # Chance keeps a user with few requests on one worker now and then, but never most of them.

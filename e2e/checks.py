@@ -1,4 +1,4 @@
-"""The assertions. Each takes what was asked and what the witness saw, and reports in one line what holds."""
+"""The assertions. Each takes what was asked and what the log oracle saw, and reports in one line what holds."""
 
 import hashlib
 import time
@@ -12,7 +12,7 @@ from .nginx import WORKER_PROCESSES, Nginx
 from .people import PROXIED_ONLY, People, seen
 from .report import Group, Report
 from .traffic import Traffic
-from .witness import Served, served, served_by_agent
+from .log_oracle import Served, served, served_by_agent
 
 RESOLVED = {"HIT", "MISS", "SHARED"}
 # Synapse does not implement /sync for an application service itself (handlers/sync.py): its own answer is a 500.

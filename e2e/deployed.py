@@ -20,7 +20,7 @@ from .endpoints import Outcome, Question, converse
 from .homeserver import Homeserver
 from .layouts import LAYOUTS, SINGLE, SPECIALISED, Deployment, Layout
 from .report import Group, Report
-from .witness import served_by_agent
+from .log_oracle import served_by_agent
 from .world import ADMIN, BOB, Login, World
 
 PREPARED = "prepared"

@@ -17,7 +17,7 @@ from tests.bed.report import step
 from . import checks
 from .client import Carrier, Session, sliding_sync, sync
 from .homeserver import Homeserver
-from .nginx import Front, Nginx
+from .nginx import Variant, Nginx
 from .report import Report
 from .synapse import MAS_SECRET, Synapse
 from .traffic import Traffic
@@ -87,9 +87,9 @@ class Mas:
         return Handler
 
 
-def delegated(report: Report, directory: Path, base: int, front: Front) -> None:
+def delegated(report: Report, directory: Path, base: int, variant: Variant) -> None:
     synapse = Synapse(directory, base, mas=True)
-    nginx = Nginx(directory, synapse, front)
+    nginx = Nginx(directory, synapse, variant)
     mas = None
     try:
         step("delegated authentication: starting a second Synapse with a stand-in for its authentication service")
@@ -111,12 +111,12 @@ def assert_all(report: Report, homeserver: Homeserver, mas: Mas, nginx: Nginx) -
     traffic.send(sessions, lambda _: [sync(Carrier.HEADER), sync(Carrier.ENCODED_QUERY), sliding_sync(Carrier.QUERY)])
     checks.routing(report, traffic)
     checks.answers(report, "tokens that change", traffic)
-    if nginx.front is Front.MODULE:
+    if nginx.variant is Variant.MODULE:
         checks.variables(report, traffic)
         checks.processes(report, traffic)
         checks.lookups(report, traffic, "tokens that change")
     trouble(report, homeserver, mas, nginx)
-    expected = "its status was neither 200 nor a 401" if nginx.front is Front.MODULE else None
+    expected = "its status was neither 200 nor a 401" if nginx.variant is Variant.MODULE else None
     checks.error_log(report, nginx, list(mas.tokens), expected)
 
 
@@ -143,5 +143,5 @@ def trouble(report: Report, homeserver: Homeserver, mas: Mas, nginx: Nginx) -> N
     good.send(a_user(homeserver, mas, 9, name), lambda _: [sync(Carrier.HEADER)])
     checks.routing_of(report, good, good.proxied[0].session.user)
     checks.answers(report, "right after them", good)
-    if nginx.front is Front.MODULE:
+    if nginx.variant is Variant.MODULE:
         checks.variables(report, good)

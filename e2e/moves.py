@@ -132,7 +132,7 @@ class Device:
 class Population:
     """Users with their devices and rooms."""
 
-    def __init__(self, synapse: Bed, users: int, devices: int, rooms: int, front: int):
+    def __init__(self, synapse: Bed, users: int, devices: int, rooms: int, port: int):
         self.homeserver = Homeserver(synapse)
         self.main = synapse.main_port
         self.users = [f"@user{n}:example.org" for n in range(users)]
@@ -147,7 +147,7 @@ class Population:
             joins = [(tokens[(at + step) % users][0], room) for at, room in enumerate(self.rooms) for step in range(1, rooms)]
             list(pool.map(lambda join: self.homeserver.call(
                 "POST", f"/_matrix/client/v3/join/{quote(join[1])}", {}, token=join[0]), joins))
-        self.devices = [Device(front, token) for own in tokens for token in own]
+        self.devices = [Device(port, token) for own in tokens for token in own]
         self.writers = [(Device(self.main, own[0]), room) for own, room in zip(tokens, self.rooms, strict=True)]
 
     async def begin(self) -> None:
@@ -240,7 +240,7 @@ def place(user: int) -> int:
     return user ^ user >> 31
 
 
-def witness(log: Path, change: str, way: str, moment: float, over: float, tolerance: float = 0.1) -> dict:
+def judge_log(log: Path, change: str, way: str, moment: float, over: float, tolerance: float = 0.1) -> dict:
     """What the access log says of who was where and when."""
     by_user = collections.defaultdict(list)
     for line in log.read_text().splitlines():
@@ -306,7 +306,7 @@ def one_run(synapse: Bed, people: Population, change: str, way: str, options) ->
         slots.append({"from": number * SLOT - options.before, "syncs": len(times),
                       "slowest_ms": round(times[-1] * 1000), "p95_ms": round(times[int(len(times) * 0.95)] * 1000),
                       "median_ms": round(statistics.median(times) * 1000), **processors})
-    seen = witness(directory / "access.log", change, way, moment, options.over if way == "gradually" else took[0])
+    seen = judge_log(directory / "access.log", change, way, moment, options.over if way == "gradually" else took[0])
     return {"change": change, "way": way, "failed": sum(row[2] != 200 for row in asked), **seen, "slots": slots}
 
 

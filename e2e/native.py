@@ -9,7 +9,7 @@ from tests.bed.report import step
 from . import checks
 from .client import Answer, Carrier, Session, ask, sync
 from .homeserver import Homeserver
-from .nginx import Front, Nginx
+from .nginx import Variant, Nginx
 from .people import PROXIED_ONLY, People, populate, refresh, seen
 from .report import Report
 from .synapse import Synapse
@@ -18,16 +18,16 @@ from .traffic import NOBODY, STRANGERS, Traffic, everything, just_one, refused
 BURST = 24
 
 
-def native(report: Report, directory: Path, base: int, front: Front) -> None:
+def native(report: Report, directory: Path, base: int, variant: Variant) -> None:
     synapse = Synapse(directory, base)
-    nginx = Nginx(directory, synapse, front)
+    nginx = Nginx(directory, synapse, variant)
     try:
         step(f"starting PostgreSQL, Redis, Synapse (main and {len(synapse.worker_ports)} workers)")
         synapse.start()
         homeserver = Homeserver(synapse)
         step("making users, devices and tokens of every kind")
         people = populate(homeserver)
-        step(f"starting {nginx.binary}; {front.value}")
+        step(f"starting {nginx.binary}; {variant.value}")
         nginx.start()
         assert_all(report, homeserver, people, nginx)
     finally:
@@ -36,7 +36,7 @@ def native(report: Report, directory: Path, base: int, front: Front) -> None:
 
 
 def assert_all(report: Report, homeserver: Homeserver, people: People, nginx: Nginx) -> None:
-    module = nginx.front is Front.MODULE
+    module = nginx.variant is Variant.MODULE
     step("asking: tokens of every kind, by header and query, sync and sliding sync")
     traffic = Traffic(homeserver.synapse, nginx)
     traffic.send([session for session in people.sessions if session.kind == "refreshable"
@@ -74,7 +74,7 @@ def refusals(report: Report, synapse: Synapse, nginx: Nginx) -> set[str]:
     traffic = Traffic(synapse, nginx)
     traffic.send([STRANGERS, NOBODY], refused)
     checks.answers(report, "unknown, missing and malformed tokens", traffic, status=401)
-    if nginx.front is Front.MODULE:
+    if nginx.variant is Variant.MODULE:
         checks.refused_variables(report, traffic)
         unknown = Traffic(synapse, nginx, [answer for answer in traffic.proxied if answer.session.token])
         # Refused tokens are remembered by each worker process of nginx for itself.

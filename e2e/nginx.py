@@ -1,6 +1,6 @@
 """The nginx in front: its configuration, its process, and what its access log says.
 
-A `Front` says how requests choose their worker. `MODULE` is the product. The others are controls: they must fail the
+A `Variant` says how requests choose their worker. `MODULE` is the product. The others are controls: they must fail the
 same assertions, or the assertions prove nothing.
 """
 
@@ -19,7 +19,7 @@ from .synapse import Synapse
 WORKER_PROCESSES = 2
 
 
-class Front(Enum):
+class Variant(Enum):
     """What the workers' upstream is hashed by."""
 
     MODULE = "matrix_user_hash on: workers are chosen by user"
@@ -39,11 +39,11 @@ class LogLine:
 
 
 class Nginx(bed.Nginx):
-    def __init__(self, directory: Path, synapse: Synapse, front: Front):
+    def __init__(self, directory: Path, synapse: Synapse, variant: Variant):
         self.synapse = synapse
-        self.front = front
-        self.module = None if front is Front.STOCK else module()
-        super().__init__(directory, "", port=synapse.base, workers=WORKER_PROCESSES, binary=binary(front))
+        self.variant = variant
+        self.module = None if variant is Variant.STOCK else module()
+        super().__init__(directory, "", port=synapse.base, workers=WORKER_PROCESSES, binary=binary(variant))
 
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -65,14 +65,14 @@ class Nginx(bed.Nginx):
                             for port in self.synapse.worker_ports.values())
         loaded = self.module is not None
         directive = {
-            Front.MODULE: "matrix_user_hash http://whoami zone=users;",
-            Front.OFF: "matrix_user_hash off;",
-            Front.STOCK: "",
-        }[self.front]
+            Variant.MODULE: "matrix_user_hash http://whoami zone=users;",
+            Variant.OFF: "matrix_user_hash off;",
+            Variant.STOCK: "",
+        }[self.variant]
         figures = ("hash=$matrix_user_hash status=$matrix_user_hash_status lookup_time=$matrix_user_hash_lookup_time"
                    if loaded else "hash= status= lookup_time=")
         return f"""\
-# {self.front.value}
+# {self.variant.value}
 {f"load_module {self.module};" if loaded else ""}
 {bed.user_root()}
 worker_processes {WORKER_PROCESSES};
@@ -81,8 +81,8 @@ error_log {self.error_log_path} info;
 events {{ worker_connections 512; }}
 
 http {{
-    log_format witness '$pid "$http_user_agent" $upstream_addr {figures}';
-    access_log {self.directory}/access.log witness;
+    log_format requests '$pid "$http_user_agent" $upstream_addr {figures}';
+    access_log {self.directory}/access.log requests;
     {bed.temporary_paths(self.directory)}
 
     {"matrix_user_hash_zone users:1m;" if loaded else ""}
@@ -132,12 +132,12 @@ http {{
 """
 
 
-def binary(front: Front) -> Path:
-    """The nginx under test; for the front without the module any nginx does."""
+def binary(variant: Variant) -> Path:
+    """The nginx under test; for the variant without the module any nginx does."""
     try:
         return nginx_binary()
     except BedError:
         debian = Path("/usr/sbin/nginx")
-        if front is Front.STOCK and os.access(debian, os.X_OK):
+        if variant is Variant.STOCK and os.access(debian, os.X_OK):
             return debian
         raise

@@ -97,15 +97,18 @@ sub exercise {
     return $all;
 }
 
-# The worker's memory that it shares with others: the zones.
-sub shared_memory {
+# Of a worker's memory: what it shares with others, which is the zones; and what is its own.
+my $SHARED  = qr/rw-s/;
+my $PRIVATE = qr/rw-p.*(?:\[heap\]|0 *$)/;
+
+sub memory {
     no warnings 'portable';    # addresses have more than 32 bits
-    my ($pid) = @_;
+    my ($pid, $kind) = @_;
     open my $maps, '<', "/proc/$pid/maps" or die "maps: $!";
     open my $mem, '<:raw', "/proc/$pid/mem" or die "mem: $!";
     my $all = '';
     while (<$maps>) {
-        my ($from, $to) = /^([0-9a-f]+)-([0-9a-f]+) rw-s/ or next;
+        my ($from, $to) = /^([0-9a-f]+)-([0-9a-f]+) $kind/ or next;
         sysseek $mem, hex $from, 0;
         my $left = hex($to) - hex $from;
         while ($left > 0) {
@@ -113,22 +116,6 @@ sub shared_memory {
             $all .= $part;
             $left -= $n;
         }
-    }
-    return $all;
-}
-
-# The worker's memory that is its own.
-sub private_memory {
-    no warnings 'portable';    # addresses have more than 32 bits
-    my ($pid) = @_;
-    open my $maps, '<', "/proc/$pid/maps" or die "maps: $!";
-    open my $mem, '<:raw', "/proc/$pid/mem" or die "mem: $!";
-    my $all = '';
-    while (<$maps>) {
-        my ($from, $to) = /^([0-9a-f]+)-([0-9a-f]+) rw-p.*(?:\[heap\]|0 *$)/ or next;
-        sysseek $mem, hex $from, 0;
-        my $n = sysread $mem, my $part, hex($to) - hex $from;
-        $all .= $part if $n;
     }
     return $all;
 }
@@ -144,7 +131,7 @@ for my $style (qw(header query encoded)) {
     is_deeply(leaks($nginx->access_log), [], '… nor does an access log of the variables');
     like($nginx->access_log, qr/hash=[0-9a-f]{16} status=HIT/, '… which are in it');
     is_deeply(leaks($answers), [], '… nor does any response');
-    my $memory = shared_memory(($nginx->worker_pids)[0]);
+    my $memory = memory(($nginx->worker_pids)[0], $SHARED);
     cmp_ok(length $memory, '>', 1 << 20, '… nor do the ' . length($memory) . ' bytes of shared memory:');
     is_deeply(leaks($memory), [], '… no token');
     unlike($memory, qr/alice:example|bob:example/, '… and no user id');
@@ -206,7 +193,7 @@ SKIP: {
         get($at, "$path?access_token=$encoded", undef) for 1 .. 2;
     }
     my ($pid) = `ps -o pid= --ppid $heap->{pid}` =~ /(\d+)/;
-    my $private = private_memory($pid);
+    my $private = memory($pid, $PRIVATE);
     cmp_ok(length $private, '>', 100_000, 'the memory of a worker');
     my @found = grep { my $tail = substr $_, -30; index($private, $tail) >= 0 } @tokens;
     is(scalar(@found), 0, '… has no token after its request');

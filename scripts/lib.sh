@@ -85,7 +85,7 @@ apt_install() {
         ours=1
     fi
     local status=0
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" || status=$?
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "$@" || status=$?
     [[ -z $ours ]] || rm -f "$policy"
     return "$status"
 }

@@ -22,18 +22,18 @@ use crate::variables::{Indexes, Words};
 use crate::zone::SharedZone;
 
 mod directives;
-pub mod metrics;
-pub mod phase;
+pub(crate) mod metrics;
+pub(crate) mod phase;
 mod shift;
 mod slot;
 #[cfg(ngx_feature = "http_ssl")]
-pub mod ssl;
-pub mod target;
-pub mod upstream;
-pub mod valid;
-pub mod zone;
+pub(crate) mod ssl;
+pub(crate) mod target;
+pub(crate) mod upstream;
+pub(crate) mod valid;
+pub(crate) mod zone;
 
-pub use directives::COMMANDS;
+pub(crate) use directives::COMMANDS;
 use metrics::Format;
 use phase::Phase;
 use slot::Setting;
@@ -62,7 +62,7 @@ pub struct MainConf {
 
 /// Makes the structure that stands before a server group for lookups, which may keep connections or not. `None` without
 /// memory.
-pub type Shell = fn(
+pub(crate) type Shell = fn(
     &mut ngx_conf_t,
     *mut ngx_http_upstream_srv_conf_t,
     bool,

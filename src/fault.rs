@@ -5,7 +5,7 @@
 
 /// Where a request may be made to panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// When it arrives.
     Arrive,
     /// When its lookup is written.
@@ -27,4 +27,4 @@ pub fn at(place: Place, agent: Option<&[u8]>) {
 /// Does nothing.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
-pub fn at(_place: Place, _agent: Option<&[u8]>) {}
+pub(crate) fn at(_place: Place, _agent: Option<&[u8]>) {}

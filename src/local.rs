@@ -12,7 +12,7 @@ use crate::ngx::log;
 use crate::ngx::process;
 
 /// How the engine names a waiting request: by its `Waiter`.
-pub type Handle = NonNull<c_void>;
+pub(crate) type Handle = NonNull<c_void>;
 
 /// What one worker process keeps beside a zone.
 pub struct Local {

@@ -11,7 +11,7 @@ use crate::zone::SharedZone;
 
 /// A location that asks, and the zone where it remembers.
 #[derive(Clone, Copy)]
-pub struct Location {
+pub(crate) struct Location {
     /// The directives there.
     pub conf: &'static LocationConf,
     /// Its zone.
@@ -21,7 +21,7 @@ pub struct Location {
 impl Location {
     /// The location of a request; `None` where the directive is off.
     #[inline(always)] // every request; callgrind counted 24 instructions fewer so
-    pub fn of(request: Request) -> Option<Self> {
+    pub(crate) fn of(request: Request) -> Option<Self> {
         // SAFETY: a live request has the configurations of its location; our module's is a `LocationConf`.
         let conf = Module::location_conf(unsafe { &*request.as_ptr() })?;
         match conf.pass {
@@ -41,7 +41,7 @@ impl Location {
 
 /// The parts of a request in which a token can be.
 #[inline]
-pub fn parts<'r>(request: Request) -> Parts<'r> {
+pub(crate) fn parts<'r>(request: Request) -> Parts<'r> {
     Parts {
         authorization: request.authorization(),
         args: request.args(),

@@ -39,7 +39,7 @@ use crate::zone::now;
 
 mod detached;
 mod kept;
-pub mod peer;
+pub(crate) mod peer;
 mod question;
 #[cfg(ngx_feature = "http_ssl")]
 mod sessions;
@@ -53,7 +53,7 @@ const FAIR: Duration = Duration::from_millis(250);
 const TICK: u64 = 200;
 
 /// A lookup that is to be sent.
-pub struct Order {
+pub(crate) struct Order {
     /// For whom.
     pub site: Location,
     /// What is asked, and by when.
@@ -68,7 +68,7 @@ pub struct Order {
 
 impl Order {
     /// A lookup for a location; `done` is called when it has ended, if [`send`] does not give it back.
-    pub fn new(location: &Location, job: Job, done: fn(Self, LookupResult)) -> Self {
+    pub(crate) fn new(location: &Location, job: Job, done: fn(Self, LookupResult)) -> Self {
         Self {
             site: *location,
             job,
@@ -132,7 +132,7 @@ struct Lookup {
     clippy::result_large_err,
     reason = "it comes back where memory is lacking: there is none for a box, either"
 )]
-pub fn send(client: Request, order: Order) -> Result<(), Order> {
+pub(crate) fn send(client: Request, order: Order) -> Result<(), Order> {
     let Pass::On(target) = order.site.conf.pass else {
         return Err(order);
     };

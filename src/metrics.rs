@@ -19,7 +19,7 @@ use crate::variables::Words;
 use crate::zone::now;
 
 /// nginx's content handler.
-pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+pub(crate) unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     const NOT_ALLOWED: ngx_int_t = 405;
     const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
     guard::guard(INTERNAL_SERVER_ERROR, || {

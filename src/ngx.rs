@@ -1,16 +1,16 @@
 //! nginx in Rust, and nothing of Matrix: requests, timers, panics, log lines, scarce memory, versions, each in one place.
 
 #[macro_use]
-pub mod log;
+pub(crate) mod log;
 
-pub mod built_for;
-pub mod clock;
-pub mod compat;
-pub mod conf;
-pub mod event;
-pub mod guard;
-pub mod memory;
-pub mod phases;
-pub mod pool;
-pub mod process;
-pub mod request;
+pub(crate) mod built_for;
+pub(crate) mod clock;
+pub(crate) mod compat;
+pub(crate) mod conf;
+pub(crate) mod event;
+pub(crate) mod guard;
+pub(crate) mod memory;
+pub(crate) mod phases;
+pub(crate) mod pool;
+pub(crate) mod process;
+pub(crate) mod request;

@@ -35,13 +35,13 @@ use crate::worker;
 use crate::zone::now;
 
 /// nginx's handler in the phase in which all requests are resolved that are not yet.
-pub unsafe extern "C" fn resolve(r: *mut ngx_http_request_t) -> ngx_int_t {
+pub(crate) unsafe extern "C" fn resolve(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes the live request.
     handle(unsafe { Request::from_ptr(r) })
 }
 
 /// nginx's handler in the PREACCESS phase, where some locations have `matrix_user_hash_phase preaccess` and others not.
-pub unsafe extern "C" fn resolve_if_early(r: *mut ngx_http_request_t) -> ngx_int_t {
+pub(crate) unsafe extern "C" fn resolve_if_early(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes the live request, which has the configurations of its location.
     let (request, conf) = unsafe { (Request::from_ptr(r), Module::location_conf(&*r)) };
     match conf {

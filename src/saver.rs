@@ -42,7 +42,7 @@ struct Save {
 }
 
 /// Sets the interval, in the first worker.
-pub fn start(main: &MainConf) {
+pub(crate) fn start(main: &MainConf) {
     // SAFETY: nginx sets both before it calls a worker's init_process.
     let (process, worker) = unsafe { (nginx_sys::ngx_process as u32, nginx_sys::ngx_worker) };
     let saves = match process {
@@ -175,7 +175,7 @@ fn complain(zone: &str, path: &Path, error: &io::Error) {
 }
 
 /// A process ends: a save that is under way is waited for, or it would leave half a file behind.
-pub unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
+pub(crate) unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
     guard::guard((), || {
         if let Some(saver) = SAVER.take() {
             saver.running.into_iter().for_each(Save::end);
@@ -184,7 +184,7 @@ pub unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
 }
 
 /// The master ends, after all of its workers; or a single process.
-pub unsafe extern "C" fn exit_master(cycle: *mut ngx_cycle_t) {
+pub(crate) unsafe extern "C" fn exit_master(cycle: *mut ngx_cycle_t) {
     guard::guard((), || {
         // SAFETY: nginx passes the cycle that ends, still whole.
         let Some(main) = Module::main_conf(unsafe { &*cycle }) else {

@@ -50,7 +50,7 @@ pub struct Words {
 /// # Errors
 ///
 /// nginx refused, and has logged why.
-pub fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
+pub(crate) fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
     let mut ours = |name| -> Result<ngx_uint_t, ngx_int_t> {
         let mut name: ngx_str_t = name;
         // SAFETY: nginx copies the name, and gives a variable of the configuration or NULL.
@@ -75,7 +75,7 @@ pub fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
 /// # Errors
 ///
 /// nginx or another module has a variable of that name.
-pub fn add_shift(cf: &mut ngx_conf_t, words: &'static Words) -> Result<(), ngx_int_t> {
+pub(crate) fn add_shift(cf: &mut ngx_conf_t, words: &'static Words) -> Result<(), ngx_int_t> {
     let mut name = ngx_str_t {
         len: words.variable.len(),
         data: words.variable.as_ptr().cast_mut(),
@@ -100,7 +100,7 @@ pub fn add_shift(cf: &mut ngx_conf_t, words: &'static Words) -> Result<(), ngx_i
 /// # Errors
 ///
 /// nginx refused, and has logged why.
-pub fn find(cf: &mut ngx_conf_t, indexes: &mut Indexes) -> Result<(), ngx_int_t> {
+pub(crate) fn find(cf: &mut ngx_conf_t, indexes: &mut Indexes) -> Result<(), ngx_int_t> {
     indexes.forwarded_for = index(cf, ngx_string!("proxy_add_x_forwarded_for"))?;
     indexes.scheme = index(cf, ngx_string!("scheme"))?;
     Ok(())
@@ -169,7 +169,7 @@ fn word(request: Request, words: &'static Words) -> Option<&'static [u8]> {
 }
 
 /// Where this cycle's requests keep our variables.
-pub fn indexes<'c>(request: Request) -> &'c Indexes {
+pub(crate) fn indexes<'c>(request: Request) -> &'c Indexes {
     // SAFETY: a live request has the main configurations of its cycle; our module's is a `MainConf`.
     let main = Module::main_conf(unsafe { &*request.as_ptr() });
     &main
@@ -178,14 +178,19 @@ pub fn indexes<'c>(request: Request) -> &'c Indexes {
 }
 
 /// Whether the request was resolved before: by the location that it was redirected from.
-pub fn is_resolved(request: Request, indexes: &Indexes) -> bool {
+pub(crate) fn is_resolved(request: Request, indexes: &Indexes) -> bool {
     request.variable_slot(indexes.status).valid() != 0
 }
 
 /// Writes the variables. Without memory they stay empty, and the request goes round.
 ///
 /// `held` is how long the request had to wait, in milliseconds, if it had to.
-pub fn write(request: Request, indexes: &Indexes, resolution: &Resolution, held: Option<u64>) {
+pub(crate) fn write(
+    request: Request,
+    indexes: &Indexes,
+    resolution: &Resolution,
+    held: Option<u64>,
+) {
     let hash = match resolution.hash {
         None => Some((EMPTY.as_ptr(), 0)),
         Some(hash) => request

@@ -19,7 +19,7 @@ use crate::ngx::request::{Place, Request};
 use crate::zone::now;
 
 /// What is called for a waiting request, with its waiter.
-pub struct Callbacks {
+pub(crate) struct Callbacks {
     /// Its time is up, or it has an outcome.
     pub rung: unsafe fn(*mut c_void, Ring),
     /// Its client has left.
@@ -27,7 +27,7 @@ pub struct Callbacks {
 }
 
 /// A waiting request.
-pub struct Waiter {
+pub(crate) struct Waiter {
     /// Who waits.
     pub request: Request,
     /// Where it asked.
@@ -48,12 +48,12 @@ pub struct Waiter {
 impl Waiter {
     /// The waiter of a request, if it waits. It is found by its cleanup handler and not in the request's context, which
     /// internal redirects clear (ngx_http_internal_redirect): also that of `post_action` after a client has left.
-    pub fn of(request: Request, callbacks: &Callbacks) -> Option<NonNull<Self>> {
+    pub(crate) fn of(request: Request, callbacks: &Callbacks) -> Option<NonNull<Self>> {
         Some(request.subject_of(callbacks.abandoned)?.cast())
     }
 
     /// Makes a request wait for the answer to `question`. `None` without memory.
-    pub fn create(
+    pub(crate) fn create(
         request: Request,
         location: &Location,
         question: Question,
@@ -88,7 +88,7 @@ impl Waiter {
     }
 
     /// A second question, for which the time that is left must do.
-    pub fn ask_again(&mut self, question: Question) {
+    pub(crate) fn ask_again(&mut self, question: Question) {
         self.question = question;
         match self.deadline().since(now()) {
             0 => self.deliver(Outcome::TIME_IS_UP),
@@ -101,7 +101,7 @@ impl Waiter {
     }
 
     /// What the engine is asked.
-    pub fn ask(&mut self) -> Ask<Handle> {
+    pub(crate) fn ask(&mut self) -> Ask<Handle> {
         Ask {
             waiter: self.handle(),
             question: self.question,
@@ -116,12 +116,12 @@ impl Waiter {
     }
 
     /// Whether the request still is where it was parked, and nothing else has taken it on.
-    pub fn is_parked(&self) -> bool {
+    pub(crate) fn is_parked(&self) -> bool {
         self.request.place() == self.place
     }
 
     /// Tells the request what came of its question; it goes on in this turn of the event loop.
-    pub fn deliver(&mut self, outcome: Outcome) {
+    pub(crate) fn deliver(&mut self, outcome: Outcome) {
         self.slot = None;
         if self.outcome.is_none() {
             self.outcome = Some(outcome);
@@ -132,12 +132,12 @@ impl Waiter {
     }
 
     /// For how long it has waited, in milliseconds.
-    pub fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         now().since(self.since)
     }
 
     /// What ended its wait, for the debug log.
-    pub fn end(&self) -> String {
+    pub(crate) fn end(&self) -> String {
         match self.outcome {
             None => "nothing".to_owned(),
             Some(outcome) if outcome == Outcome::TIME_IS_UP => "its time is up".to_owned(),
@@ -154,14 +154,14 @@ impl Waiter {
     }
 
     /// Gives its slot back, if it has one; tells what it waited for.
-    pub fn leave(&mut self) -> Option<WaitsFor> {
+    pub(crate) fn leave(&mut self) -> Option<WaitsFor> {
         let (key, handle, slot) = (*self.question.key(), self.handle(), self.slot.take()?);
         let zone = self.location.zone;
         zone.with_local(|local| local.engine.leave(&key, slot, handle, now()))?
     }
 
     /// Its time is up.
-    pub fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         let (key, handle) = (*self.question.key(), self.handle());
         let limit = self.location.conf.terms().max_lookups;
         if let Some(slot) = self.slot.take() {
@@ -176,7 +176,7 @@ impl Waiter {
     /// # Safety
     ///
     /// It lives, and nothing refers to it any more but its flight and its request.
-    pub unsafe fn free(waiter: NonNull<Self>) {
+    pub(crate) unsafe fn free(waiter: NonNull<Self>) {
         // SAFETY: `create` made the box, and the cleanup entry lives as long as the request; the caller vouches for the
         // rest.
         let mut waiter = unsafe {

@@ -21,13 +21,13 @@ use crate::waiter::{Callbacks, Waiter};
 use crate::zone::{SharedZone, now};
 
 /// What nginx calls for a waiting request.
-pub static CALLBACKS: Callbacks = Callbacks {
+pub(crate) static CALLBACKS: Callbacks = Callbacks {
     rung: resumed,
     abandoned,
 };
 
 /// Lets a request wait for the answer to `question`, and sends a lookup if nobody has. False without memory to wait in.
-pub fn ask(request: Request, location: &Location, question: Question) -> bool {
+pub(crate) fn ask(request: Request, location: &Location, question: Question) -> bool {
     let is_new = Waiter::of(request, &CALLBACKS).is_none();
     let Some(mut waiter) = seat(request, location, question) else {
         return false;
@@ -80,7 +80,7 @@ fn seat(request: Request, location: &Location, question: Question) -> Option<Non
 }
 
 /// Frees what a request waited with, if it did.
-pub fn discard(request: Request) {
+pub(crate) fn discard(request: Request) {
     if let Some(waiter) = Waiter::of(request, &CALLBACKS) {
         // SAFETY: it lives, and nothing refers to it but its flight.
         let was_parked = unsafe {
@@ -95,7 +95,7 @@ pub fn discard(request: Request) {
 }
 
 /// Refreshes what is stale in the background, if it can be done at once; if not, the next request tries again.
-pub fn refresh(request: Request, location: &Location, question: Question) {
+pub(crate) fn refresh(request: Request, location: &Location, question: Question) {
     let (terms, client) = (location.conf.terms(), Client::of_address(request.address()));
     let job = location
         .zone

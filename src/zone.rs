@@ -34,7 +34,7 @@ use crate::ngx::log;
 use crate::ngx::pool;
 
 /// The zone of a `matrix_user_hash` that names none.
-pub const DEFAULT_ZONE: &str = "matrix_user_hash";
+pub(crate) const DEFAULT_ZONE: &str = "matrix_user_hash";
 const DEFAULT_SIZE: usize = 4 << 20;
 
 /// What `matrix_user_hash_zone` says.
@@ -84,7 +84,7 @@ pub struct SharedZone {
 
 /// The moment that nginx's event loop has read for this turn.
 #[inline]
-pub fn now() -> Millis {
+pub(crate) fn now() -> Millis {
     Millis::new(clock::milliseconds())
 }
 

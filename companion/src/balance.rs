@@ -17,12 +17,12 @@ use crate::log::line::{Broken, Lookup};
 use crate::log::tally::{Counts, Measure, Person, Reason, Tally};
 use crate::log::time;
 
-pub use chance::Chance;
-pub use text::{bytes, named, number};
+pub(crate) use chance::Chance;
+pub(crate) use text::{bytes, column, named, number};
 
 /// All figures.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Lines read.
     pub lines: u64,
     /// Broken lines, by reason.
@@ -67,17 +67,30 @@ pub struct Report {
 
 /// A count with its name.
 #[derive(Debug, Serialize)]
-pub struct Named {
+pub(crate) struct Named {
     /// What it counts.
     pub name: &'static str,
     /// How many.
     pub count: u64,
 }
 
+impl Named {
+    /// Gives each name its count.
+    fn each<T: Copy>(names: &[(&'static str, T)], count: impl Fn(T) -> u64) -> Vec<Self> {
+        names
+            .iter()
+            .map(|&(name, what)| Self {
+                name,
+                count: count(what),
+            })
+            .collect()
+    }
+}
+
 /// Seconds.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Times {
+pub(crate) struct Times {
     pub requests: u64,
     pub mean: f64,
     pub p50: f64,
@@ -101,7 +114,7 @@ impl Times {
 
 /// A group of workers.
 #[derive(Debug, Serialize)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its name.
     pub group: String,
     /// Its requests.
@@ -122,7 +135,7 @@ pub struct Group {
 
 /// A worker in its group.
 #[derive(Debug, Serialize)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// As nginx logs it.
     pub worker: String,
     /// Users who reached it.
@@ -148,7 +161,7 @@ pub struct Worker {
 
 /// A heavy user of a worker.
 #[derive(Debug, Serialize)]
-pub struct Heavy {
+pub(crate) struct Heavy {
     /// Their hash.
     pub user: String,
     /// What they did, where it is exact.
@@ -162,7 +175,7 @@ pub struct Heavy {
 /// What somebody did.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Amounts {
+pub(crate) struct Amounts {
     pub requests: u64,
     pub seconds: f64,
     pub bytes: u64,
@@ -180,7 +193,7 @@ impl Amounts {
 
 /// The largest worker over the mean, next to what chance alone would give.
 #[derive(Debug, Serialize)]
-pub struct Evenness {
+pub(crate) struct Evenness {
     /// Of users.
     pub users: Even,
     /// Of requests.
@@ -191,7 +204,7 @@ pub struct Evenness {
 
 /// One evenness.
 #[derive(Debug, Serialize)]
-pub struct Even {
+pub(crate) struct Even {
     /// 1 is perfectly even.
     pub largest_over_mean: f64,
     /// If every user were given to a worker by lot; none where no user is known.
@@ -200,7 +213,7 @@ pub struct Even {
 
 /// Users who reached more than one worker, by the first reason that is true.
 #[derive(Debug, Default, Serialize)]
-pub struct Moved {
+pub(crate) struct Moved {
     /// All of them.
     pub users: u64,
     /// A worker was down.
@@ -218,7 +231,7 @@ pub struct Moved {
 
 /// The user of `--user`.
 #[derive(Debug, Serialize)]
-pub struct User {
+pub(crate) struct User {
     /// Their hash.
     pub user: String,
     /// Where they were.
@@ -227,7 +240,7 @@ pub struct User {
 
 /// A user at a worker.
 #[derive(Debug, Serialize)]
-pub struct AtPlace {
+pub(crate) struct AtPlace {
     /// The group.
     pub group: String,
     /// The worker.
@@ -241,7 +254,7 @@ pub struct AtPlace {
 
 impl Report {
     /// Makes it.
-    pub fn new(tally: &Tally, top: usize) -> Self {
+    pub(crate) fn new(tally: &Tally, top: usize) -> Self {
         let (users, exact) = tally.users();
         let (from, until) = tally.span.unwrap_or((0, 0));
         let by = tally.options().by;
@@ -254,13 +267,7 @@ impl Report {
         });
         Self {
             lines: tally.lines,
-            broken: Broken::ALL
-                .iter()
-                .map(|(name, why)| Named {
-                    name,
-                    count: tally.broken[*why as usize],
-                })
-                .collect(),
+            broken: Named::each(&Broken::ALL, |why| tally.broken[why as usize]),
             passed_over: tally.passed_over,
             from: tally.span.map(|_| time::format(from)),
             until: tally.span.map(|_| time::format(until)),
@@ -272,13 +279,7 @@ impl Report {
             exact,
             error: tally.overflow().map_or(0, |overflow| overflow.error()),
             failovers: tally.failovers,
-            lookups: Lookup::ALL
-                .iter()
-                .map(|(name, lookup)| Named {
-                    name,
-                    count: tally.lookups[*lookup as usize],
-                })
-                .collect(),
+            lookups: Named::each(&Lookup::ALL, |lookup| tally.lookups[lookup as usize]),
             held: Times::of(&tally.held),
             groups,
             user: tally.options().watched.map(|user| watched(tally, user)),
@@ -370,7 +371,7 @@ fn evenness(tally: &Tally, group: usize, weights: &mut [Counts]) -> Option<Evenn
 }
 
 /// The evenness of loads of workers with weights, next to what lots give with users of the given amounts.
-pub fn even_by_lot(
+pub(crate) fn even_by_lot(
     loads: &[u64],
     weights: &[u64],
     users: impl Iterator<Item = u64> + Clone,
@@ -383,7 +384,7 @@ pub fn even_by_lot(
 }
 
 /// The largest load over the mean, each next to its weight; 1 where there is nothing.
-pub fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
+pub(crate) fn largest_for_its_weight(loads: &[u64], weights: &[u64]) -> f64 {
     let (load, weight): (u64, u64) = (loads.iter().sum(), weights.iter().sum());
     let of_one = |(load, weight): (&u64, &u64)| *load as f64 / (*weight).max(1) as f64;
     let largest = loads.iter().zip(weights).map(of_one).fold(0.0, f64::max);

@@ -11,7 +11,7 @@ use crate::model::NginxVersion;
 /// Renders, checks and explains the nginx configuration for a Synapse worker deployment.
 #[derive(Debug, Parser)]
 #[command(name = "synapse-companion", version)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -19,7 +19,7 @@ pub struct Cli {
 
 /// What it can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Write nginx.conf and its includes into a folder, or show them
     Render {
         #[command(flatten)]
@@ -57,14 +57,7 @@ pub enum Command {
         installed: Option<PathBuf>,
     },
     /// Render into a temporary folder and have `nginx -t` judge it
-    Check {
-        #[command(flatten)]
-        input: Input,
-        #[command(flatten)]
-        moves: Moves,
-        #[command(flatten)]
-        installed: InstalledFolder,
-    },
+    Check(Candidate),
     /// Say how far users who are on the move have come, and who moves when
     Rollout(RolloutArguments),
     /// Say what nginx does with a request: location, upstream, worker, and why
@@ -97,14 +90,7 @@ pub enum Command {
         format: Format,
     },
     /// Show what rendering would change; exits with 1 if anything
-    Diff {
-        #[command(flatten)]
-        input: Input,
-        #[command(flatten)]
-        moves: Moves,
-        #[command(flatten)]
-        installed: InstalledFolder,
-    },
+    Diff(Candidate),
     /// Write a commented example of a deployment file
     Init {
         /// The file; `-` shows it
@@ -141,7 +127,7 @@ pub enum Command {
 
 /// How users get from the workers that they have to those that they shall have.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Moves {
+pub(crate) struct Moves {
     /// Let the users of groups that change move over this time, each at a moment of their own
     #[arg(long, value_name = "TIME", value_parser = time::parse_length)]
     pub gradually: Option<u64>,
@@ -153,9 +139,20 @@ pub struct Moves {
     pub now: bool,
 }
 
+/// A configuration that shall replace the one that runs.
+#[derive(Debug, Args)]
+pub(crate) struct Candidate {
+    #[command(flatten)]
+    pub input: Input,
+    #[command(flatten)]
+    pub moves: Moves,
+    #[command(flatten)]
+    pub installed: InstalledFolder,
+}
+
 /// Where the configuration is that runs.
 #[derive(Debug, Args)]
-pub struct InstalledFolder {
+pub(crate) struct InstalledFolder {
     /// The folder of the installed nginx.conf
     #[arg(long = "installed", value_name = "DIR", default_value = "/etc/nginx")]
     pub folder: PathBuf,
@@ -163,7 +160,7 @@ pub struct InstalledFolder {
 
 /// Whose way is shown.
 #[derive(Debug, Args)]
-pub struct RolloutArguments {
+pub(crate) struct RolloutArguments {
     /// Access logs whose users are counted, also compressed with gzip
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
@@ -185,7 +182,7 @@ pub struct RolloutArguments {
 
 /// What is watched.
 #[derive(Debug, Args)]
-pub struct Top {
+pub(crate) struct Top {
     /// Access logs that grow; rotation is followed
     #[arg(value_name = "LOG", required_unless_present = "metrics")]
     pub logs: Vec<PathBuf>,
@@ -220,7 +217,7 @@ pub struct Top {
 
 /// What is simulated.
 #[derive(Debug, Args)]
-pub struct Simulate {
+pub(crate) struct Simulate {
     #[command(flatten)]
     pub log: Log,
     /// The workers that may come, as their `server` lines would name them: sync1:8083,sync2:8083=WEIGHT
@@ -257,7 +254,7 @@ pub struct Simulate {
 
 /// How the table of routes is written.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// An array of objects, one a route
     Json,
     /// A table
@@ -266,7 +263,7 @@ pub enum Format {
 
 /// Where the deployment is described.
 #[derive(Debug, Args)]
-pub struct Input {
+pub(crate) struct Input {
     /// The deployment file (see `init`)
     #[arg(short = 'd', long = "deployment", value_name = "FILE")]
     pub deployment: Option<PathBuf>,
@@ -292,7 +289,7 @@ pub struct Input {
 
 impl Input {
     /// A deployment file and nothing else. No nginx is asked: what only new ones can do is no mistake in a simulation.
-    pub fn of_file(file: &Path) -> Self {
+    pub(crate) fn of_file(file: &Path) -> Self {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]
@@ -310,7 +307,7 @@ impl Input {
 
 /// Which lines of which access logs.
 #[derive(Clone, Debug, Args)]
-pub struct Log {
+pub(crate) struct Log {
     /// Access logs, also compressed with gzip, in any order; - is standard input
     #[arg(required = true, value_name = "LOG")]
     pub logs: Vec<PathBuf>,
@@ -345,7 +342,7 @@ fn start(text: &str) -> Result<u64, String> {
 
 impl Log {
     /// Everything in these logs.
-    pub fn of_files(files: &[PathBuf]) -> Self {
+    pub(crate) fn of_files(files: &[PathBuf]) -> Self {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]

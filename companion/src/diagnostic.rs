@@ -10,7 +10,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 /// A place in an input file. Lines and columns count from 1; a line of 0 means the file as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// The file as the operator named it.
     pub file: PathBuf,
     /// The line, from 1.
@@ -25,12 +25,12 @@ pub struct Place {
 
 impl Place {
     /// The whole file.
-    pub fn file(file: &Path) -> Self {
+    pub(crate) fn file(file: &Path) -> Self {
         Self::line(file, 0, 0)
     }
 
     /// A line of a file whose text is not shown.
-    pub fn line(file: &Path, line: usize, column: usize) -> Self {
+    pub(crate) fn line(file: &Path, line: usize, column: usize) -> Self {
         Self {
             file: file.to_owned(),
             line,
@@ -41,7 +41,7 @@ impl Place {
     }
 
     /// The bytes `span` of `text`, with the line's text.
-    pub fn in_text(file: &Path, text: &str, span: std::ops::Range<usize>) -> Self {
+    pub(crate) fn in_text(file: &Path, text: &str, span: std::ops::Range<usize>) -> Self {
         let start = text.floor_char_boundary_compat(span.start);
         let before = &text[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -85,7 +85,7 @@ impl FloorCharBoundary for str {
 
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Nothing is rendered.
     Error,
     /// It renders, and something that the operator would not expect happens.
@@ -96,7 +96,7 @@ pub enum Severity {
 
 /// One thing to put right.
 #[derive(Clone, Debug)]
-pub struct Diagnostic {
+pub(crate) struct Diagnostic {
     severity: Severity,
     message: String,
     // Boxed, because every fallible function returns this type.
@@ -107,7 +107,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// Something that stops the command.
-    pub fn error(message: impl Into<String>) -> Self {
+    pub(crate) fn error(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             message: message.into(),
@@ -118,7 +118,7 @@ impl Diagnostic {
     }
 
     /// Something that the operator should know.
-    pub fn warning(message: impl Into<String>) -> Self {
+    pub(crate) fn warning(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::error(message)
@@ -126,7 +126,7 @@ impl Diagnostic {
     }
 
     /// What was decided where the input left a choice.
-    pub fn note(message: impl Into<String>) -> Self {
+    pub(crate) fn note(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Note,
             ..Self::error(message)
@@ -134,25 +134,25 @@ impl Diagnostic {
     }
 
     /// Where it stands.
-    pub fn at(mut self, place: &Place) -> Self {
+    pub(crate) fn at(mut self, place: &Place) -> Self {
         self.place = Some(Box::new(place.clone()));
         self
     }
 
     /// The key that it is about, as a path: `workers[2].port`.
-    pub fn key(mut self, key: impl Into<String>) -> Self {
+    pub(crate) fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
     /// What to write instead.
-    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
 
     /// Whether it stops the command.
-    pub fn is_error(&self) -> bool {
+    pub(crate) fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
 }
@@ -196,21 +196,21 @@ impl fmt::Display for Diagnostic {
 
 /// What was found on the way. Errors are collected, so that one run names all of them.
 #[derive(Debug, Default)]
-pub struct Diagnostics(Vec<Diagnostic>);
+pub(crate) struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
     /// Takes one in.
-    pub fn push(&mut self, diagnostic: Diagnostic) {
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         self.0.push(diagnostic);
     }
 
     /// How many of them stop the command.
-    pub fn errors(&self) -> usize {
+    pub(crate) fn errors(&self) -> usize {
         self.0.iter().filter(|found| found.is_error()).count()
     }
 
     /// Whether one of them stops the command.
-    pub fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         self.errors() > 0
     }
 }
@@ -241,7 +241,10 @@ fn snippet(line: usize, column: usize, source: &str, width: usize) -> String {
 }
 
 /// The candidate nearest to what was typed, when it is near enough to have been meant.
-pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(typed, candidate), candidate))

@@ -12,7 +12,7 @@ use crate::render::Files;
 ///
 /// # Errors
 /// An installed file is there and cannot be read.
-pub fn diff(installed: &Path, rendered: &Files) -> Result<String, Diagnostic> {
+pub(crate) fn diff(installed: &Path, rendered: &Files) -> Result<String, Diagnostic> {
     let mut text = String::new();
     for (name, new) in rendered {
         let path = installed.join(name);

@@ -11,7 +11,7 @@ use crate::render::Files;
 ///
 /// # Errors
 /// The folder or a file cannot be written.
-pub fn install(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
+pub(crate) fn install(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
     for (name, text) in files {
         let path = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
@@ -30,7 +30,7 @@ pub fn install(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
 ///
 /// # Errors
 /// Such a file is there.
-pub fn refuse_others(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
+pub(crate) fn refuse_others(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
     let other = files
         .keys()
         .map(|name| folder.join(name))
@@ -47,7 +47,7 @@ pub fn refuse_others(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
 
 /// Files that an earlier rendering left and this one has not. Only such as carry our banner.
 /// What is deeper, the folder `own` among it, is the operator's.
-pub fn stale(files: &Files, folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn stale(files: &Files, folder: &Path) -> Vec<PathBuf> {
     let Some((includes, _)) = files.keys().find_map(|name| name.split_once('/')) else {
         return Vec::new();
     };
@@ -78,7 +78,7 @@ fn refused(path: &Path, error: &std::io::Error) -> Diagnostic {
 }
 
 /// All files as one text, each under its name.
-pub fn shown(files: &Files) -> String {
+pub(crate) fn shown(files: &Files) -> String {
     files
         .iter()
         .map(|(name, text)| format!("#### {name}\n{text}\n"))
@@ -89,7 +89,7 @@ pub fn shown(files: &Files) -> String {
 ///
 /// # Errors
 /// The file is there already, or cannot be written.
-pub fn write_example(path: &Path, text: &str, force: bool) -> Result<(), Diagnostic> {
+pub(crate) fn write_example(path: &Path, text: &str, force: bool) -> Result<(), Diagnostic> {
     let mut options = std::fs::OpenOptions::new();
     options
         .write(true)
@@ -112,7 +112,7 @@ pub fn write_example(path: &Path, text: &str, force: bool) -> Result<(), Diagnos
 ///
 /// # Errors
 /// The system's temporary folder cannot be written.
-pub fn temporary() -> Result<tempfile::TempDir, Diagnostic> {
+pub(crate) fn temporary() -> Result<tempfile::TempDir, Diagnostic> {
     tempfile::Builder::new()
         .prefix("synapse-companion-")
         .tempdir()

@@ -11,14 +11,14 @@ const POINTS: usize = 160;
 
 /// The circle of an upstream.
 #[derive(Debug)]
-pub struct Circle {
+pub(crate) struct Circle {
     /// Points in their order, each with the index of its server.
     points: Vec<(u32, usize)>,
 }
 
 impl Circle {
     /// Lays out the points of servers, given as in their `server` lines, each with its weight.
-    pub fn new<'a>(servers: impl IntoIterator<Item = (&'a str, usize)>) -> Self {
+    pub(crate) fn new<'a>(servers: impl IntoIterator<Item = (&'a str, usize)>) -> Self {
         let mut points = Vec::new();
         for (index, (server, weight)) in servers.into_iter().enumerate() {
             let (host, port) = host_and_port(server);
@@ -41,7 +41,7 @@ impl Circle {
     }
 
     /// Whether two circles have every key on servers of the same name. The names come by index.
-    pub fn is_same<'a>(
+    pub(crate) fn is_same<'a>(
         &self,
         other: &Self,
         name: impl Fn(usize) -> &'a String,
@@ -59,7 +59,7 @@ impl Circle {
     }
 
     /// Every stretch of keys that neither circle divides: its part of all keys, and the index of its server in each.
-    pub fn overlaid(&self, other: &Self) -> Vec<(f64, usize, usize)> {
+    pub(crate) fn overlaid(&self, other: &Self) -> Vec<(f64, usize, usize)> {
         let mut ends: Vec<u32> = self
             .points
             .iter()
@@ -81,7 +81,7 @@ impl Circle {
     }
 
     /// The index of the server that a key goes to. An empty key goes to anyone, as an empty circle does to no one.
-    pub fn pick(&self, key: &str) -> Option<usize> {
+    pub(crate) fn pick(&self, key: &str) -> Option<usize> {
         if key.is_empty() {
             return None;
         }

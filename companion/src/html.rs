@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::diagnostic::Diagnostic;
 
-pub use plot::{Bars, Lines};
+pub(crate) use plot::{Bars, Lines};
 
 const STYLE: &str = "\
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --tile: #f4f6f8; }
@@ -34,14 +34,14 @@ code { font-family: ui-monospace, monospace; }
 
 /// A page that is being written.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     title: String,
     body: String,
 }
 
 impl Page {
     /// Begins one.
-    pub fn new(title: &str, below: &str) -> Self {
+    pub(crate) fn new(title: &str, below: &str) -> Self {
         let body = format!(
             "<h1>{}</h1>\n<p class=\"soft\">{}</p>\n",
             escaped(title),
@@ -54,7 +54,7 @@ impl Page {
     }
 
     /// Large figures with what they are.
-    pub fn tiles(&mut self, tiles: &[(&str, String)]) {
+    pub(crate) fn tiles(&mut self, tiles: &[(&str, String)]) {
         self.put("<ul class=\"tiles\">\n");
         for (what, figure) in tiles {
             self.put(&format!(
@@ -67,17 +67,17 @@ impl Page {
     }
 
     /// A heading.
-    pub fn heading(&mut self, text: &str) {
+    pub(crate) fn heading(&mut self, text: &str) {
         self.put(&format!("<h2>{}</h2>\n", escaped(text)));
     }
 
     /// A paragraph.
-    pub fn paragraph(&mut self, text: &str) {
+    pub(crate) fn paragraph(&mut self, text: &str) {
         self.put(&format!("<p>{}</p>\n", escaped(text)));
     }
 
     /// A table; the first column is text, the others are figures.
-    pub fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
+    pub(crate) fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
         self.put("<div class=\"scroll\"><table>\n<tr>");
         head.iter()
             .for_each(|cell| self.put(&format!("<th>{}</th>", escaped(cell))));
@@ -95,7 +95,7 @@ impl Page {
     ///
     /// # Errors
     /// It cannot be drawn.
-    pub fn bars(&mut self, caption: &str, bars: &Bars) -> Result<(), Diagnostic> {
+    pub(crate) fn bars(&mut self, caption: &str, bars: &Bars) -> Result<(), Diagnostic> {
         let svg = bars.svg().map_err(undrawn)?;
         self.figure(caption, &bars.names, &svg);
         Ok(())
@@ -105,7 +105,7 @@ impl Page {
     ///
     /// # Errors
     /// They cannot be drawn.
-    pub fn lines(&mut self, caption: &str, lines: &Lines) -> Result<(), Diagnostic> {
+    pub(crate) fn lines(&mut self, caption: &str, lines: &Lines) -> Result<(), Diagnostic> {
         let svg = lines.svg().map_err(undrawn)?;
         let names: Vec<String> = lines.lines.iter().map(|(name, _)| name.clone()).collect();
         self.figure(caption, &names, &svg);
@@ -128,7 +128,7 @@ impl Page {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, file: &Path) -> Result<(), Diagnostic> {
+    pub(crate) fn write(&self, file: &Path) -> Result<(), Diagnostic> {
         let title = escaped(&self.title);
         let text = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

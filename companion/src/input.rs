@@ -12,14 +12,14 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
-pub use deployment_file::EXAMPLE;
+pub(crate) use deployment_file::EXAMPLE;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::model::{Deployment, NginxVersion};
 
 /// What the command line says about the input.
 #[derive(Debug, Default)]
-pub struct Request {
+pub(crate) struct Request {
     /// The deployment file.
     pub deployment: Option<PathBuf>,
     /// Synapse's `homeserver.yaml`, in parts if it has parts.
@@ -40,7 +40,7 @@ pub struct Request {
 ///
 /// # Errors
 /// All that is wrong with it; never a part of a secret.
-pub fn read(request: &Request) -> Result<(Deployment, Diagnostics), Diagnostics> {
+pub(crate) fn read(request: &Request) -> Result<(Deployment, Diagnostics), Diagnostics> {
     let mut found = Diagnostics::default();
     let deployment = deployment_file::read(request, &mut found);
     let deployment = deployment.map(|mut deployment| {

@@ -3,8 +3,8 @@
 //! `read` brings lines out of files, compressed or not, and standard input; `line` takes one apart; `tally` adds them up in
 //! an amount of memory that does not depend on the length of the log. `time` reads the moments.
 
-pub mod histogram;
-pub mod line;
-pub mod read;
-pub mod tally;
-pub mod time;
+pub(crate) mod histogram;
+pub(crate) mod line;
+pub(crate) mod read;
+pub(crate) mod tally;
+pub(crate) mod time;

@@ -32,7 +32,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use matrix_user_hash_core::user::{UserHash, UserId};
 
-use crate::cli::{Cli, Command, Input};
+use crate::cli::{Candidate, Cli, Command, Input};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::log::read::Progress;
 use crate::log::tally::{Measure, Options, Tally};
@@ -93,11 +93,7 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
                 "take {leaving} out of the deployment before it is rendered again: it would come back"
             ));
         }
-        Command::Check {
-            input,
-            moves,
-            installed,
-        } => check(&input, moves.into(), &installed.folder)?,
+        Command::Check(candidate) => check(&candidate)?,
         Command::Rollout(arguments) => rollout(&arguments)?,
         Command::Route {
             method,
@@ -123,15 +119,9 @@ fn run(cli: Cli) -> Result<ExitCode, Diagnostics> {
             say(&answer.to_string())?;
         }
         Command::Routes { format } => say(&routes::shown(format))?,
-        Command::Diff {
-            input,
-            moves,
-            installed,
-        } => {
-            let folder = installed.folder;
-            let (deployment, plan) = moved(&input, moves.into(), Some(&folder), None)?;
-            let rendered = render::render(&deployment, &plan)?;
-            let difference = diff::diff(&folder, &rendered)?;
+        Command::Diff(candidate) => {
+            let rendered = rendered(&candidate)?.1;
+            let difference = diff::diff(&candidate.installed.folder, &rendered)?;
             say(&difference)?;
             return Ok(ExitCode::from(u8::from(!difference.is_empty())));
         }
@@ -313,10 +303,17 @@ fn rollout(arguments: &cli::RolloutArguments) -> Result<(), Diagnostics> {
     Ok(())
 }
 
-fn check(input: &Input, wish: Wish, installed: &PathBuf) -> Result<(), Diagnostics> {
-    let nginx = nginx::Nginx::ask(&input.nginx)?;
-    let (deployment, plan) = moved(input, wish, Some(installed), None)?;
+/// The name of the deployment, and its files.
+fn rendered(candidate: &Candidate) -> Result<(String, Files), Diagnostics> {
+    let installed = Some(&candidate.installed.folder);
+    let (deployment, plan) = moved(&candidate.input, candidate.moves.into(), installed, None)?;
     let rendered = render::render(&deployment, &plan)?;
+    Ok((plan.name, rendered))
+}
+
+fn check(candidate: &Candidate) -> Result<(), Diagnostics> {
+    let nginx = nginx::Nginx::ask(&candidate.input.nginx)?;
+    let (name, rendered) = rendered(candidate)?;
     let text: String = rendered.values().map(String::as_str).collect();
     let mut found = Diagnostics::default();
     nginx
@@ -329,8 +326,8 @@ fn check(input: &Input, wish: Wish, installed: &PathBuf) -> Result<(), Diagnosti
     let folder = files::temporary()?;
     files::install(&rendered, folder.path())?;
     let said = nginx::Nginx::test(
-        &input.nginx,
-        &folder.path().join(render::main_file(&plan.name)),
+        &candidate.input.nginx,
+        &folder.path().join(render::main_file(&name)),
     )?;
     say(&format!(
         "{said}\nnginx {}: {} files, all is well\n",

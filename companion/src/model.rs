@@ -7,192 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-pub use limits::{LimitGroup, Rate, RequestLimits};
+pub(crate) use limits::{LimitGroup, Rate, RequestLimits};
+pub(crate) use role::{NoRequests, Role, Stream};
 
 mod limits;
-
-/// What a worker serves. One worker may have several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// `/sync` and its relatives, by user.
-    Sync,
-    /// Syncs that start from nothing, apart from the others because they are dear.
-    InitialSync,
-    /// Simplified sliding sync (MSC4186), where it has workers of its own.
-    SlidingSync,
-    /// What is about one room, by its id.
-    Room,
-    /// The rest of the client API that any generic worker can serve.
-    ClientReader,
-    /// The federation API, by the server that asks.
-    FederationReader,
-    /// Transactions of other servers (`/send/`), where they have workers of their own.
-    FederationInbound,
-    /// The media repository.
-    Media,
-    /// Searches in the user directory.
-    UserDirectory,
-    /// The writer of one stream.
-    Writer(Stream),
-    /// Known to Synapse, takes no request from outside.
-    Nothing(NoRequests),
-}
-
-/// Streams whose endpoints go to their writer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(
-    missing_docs,
-    reason = "each is Synapse's name of the stream, nothing more"
-)]
-pub enum Stream {
-    Typing,
-    ToDevice,
-    AccountData,
-    Receipts,
-    Presence,
-    PushRules,
-    DeviceLists,
-    ThreadSubscriptions,
-    QuarantinedMediaChanges,
-}
-
-impl Stream {
-    /// All, in the order of Synapse's `WriterLocations`.
-    pub const ALL: [Self; 9] = [
-        Self::Typing,
-        Self::ToDevice,
-        Self::AccountData,
-        Self::Receipts,
-        Self::Presence,
-        Self::PushRules,
-        Self::DeviceLists,
-        Self::ThreadSubscriptions,
-        Self::QuarantinedMediaChanges,
-    ];
-
-    /// The key in `stream_writers`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Typing => "typing",
-            Self::ToDevice => "to_device",
-            Self::AccountData => "account_data",
-            Self::Receipts => "receipts",
-            Self::Presence => "presence",
-            Self::PushRules => "push_rules",
-            Self::DeviceLists => "device_lists",
-            Self::ThreadSubscriptions => "thread_subscriptions",
-            Self::QuarantinedMediaChanges => "quarantined_media_changes",
-        }
-    }
-
-    /// Whether Synapse refuses a second writer (synapse/config/workers.py, `WorkerConfig.read_config`).
-    pub const fn single_writer(self) -> bool {
-        matches!(
-            self,
-            Self::Typing | Self::ToDevice | Self::AccountData | Self::Presence | Self::PushRules
-        )
-    }
-}
-
-/// Workers that no request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum NoRequests {
-    FederationSender,
-    Pusher,
-    Appservice,
-    Background,
-    EventPersister,
-}
-
-impl Role {
-    /// Each role with the name that it has in a deployment file. `generic` and `event_creator` are not here: they stand for others.
-    pub const NAMED: [(&'static str, Self); 23] = [
-        ("sync", Self::Sync),
-        ("initial_sync", Self::InitialSync),
-        ("sliding_sync", Self::SlidingSync),
-        ("room", Self::Room),
-        ("client_reader", Self::ClientReader),
-        ("federation_reader", Self::FederationReader),
-        ("federation_inbound", Self::FederationInbound),
-        ("media", Self::Media),
-        ("user_dir", Self::UserDirectory),
-        ("typing", Self::Writer(Stream::Typing)),
-        ("to_device", Self::Writer(Stream::ToDevice)),
-        ("account_data", Self::Writer(Stream::AccountData)),
-        ("receipts", Self::Writer(Stream::Receipts)),
-        ("presence", Self::Writer(Stream::Presence)),
-        ("push_rules", Self::Writer(Stream::PushRules)),
-        ("device_lists", Self::Writer(Stream::DeviceLists)),
-        (
-            "thread_subscriptions",
-            Self::Writer(Stream::ThreadSubscriptions),
-        ),
-        (
-            "quarantined_media_changes",
-            Self::Writer(Stream::QuarantinedMediaChanges),
-        ),
-        (
-            "federation_sender",
-            Self::Nothing(NoRequests::FederationSender),
-        ),
-        ("pusher", Self::Nothing(NoRequests::Pusher)),
-        ("appservice", Self::Nothing(NoRequests::Appservice)),
-        ("background", Self::Nothing(NoRequests::Background)),
-        ("event_persister", Self::Nothing(NoRequests::EventPersister)),
-    ];
-
-    /// What a generic worker without duties of its own serves.
-    pub const GENERIC: [Self; 4] = [
-        Self::Sync,
-        Self::Room,
-        Self::ClientReader,
-        Self::FederationReader,
-    ];
-
-    /// The roles that a name stands for: one, or the four of `generic`.
-    pub fn from_name(name: &str) -> Option<Vec<Self>> {
-        match name {
-            "generic" => Some(Self::GENERIC.to_vec()),
-            // Synapse's older name for workers that send events: both are about one room.
-            "event_creator" => Some(vec![Self::Room]),
-            _ => Self::NAMED
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, role)| vec![*role]),
-        }
-    }
-
-    /// Every name that [`Self::from_name`] knows.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        ["generic", "event_creator"]
-            .into_iter()
-            .chain(Self::NAMED.iter().map(|(name, _)| *name))
-    }
-
-    /// The name in a deployment file.
-    pub fn name(self) -> &'static str {
-        Self::NAMED
-            .iter()
-            .find(|(_, role)| *role == self)
-            .map_or("", |(name, _)| *name)
-    }
-
-    /// Which of a worker's listeners it needs.
-    pub const fn resource(self) -> Resource {
-        match self {
-            Self::FederationReader | Self::FederationInbound => Resource::Federation,
-            // Only a process that has the media repository can quarantine media.
-            Self::Media | Self::Writer(Stream::QuarantinedMediaChanges) => Resource::Media,
-            _ => Resource::Client,
-        }
-    }
-}
+mod role;
 
 /// Synapse's listeners have resources; these three are routed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "Synapse's own names")]
-pub enum Resource {
+pub(crate) enum Resource {
     Client,
     Federation,
     Media,
@@ -200,10 +24,10 @@ pub enum Resource {
 
 impl Resource {
     /// All three.
-    pub const ALL: [Self; 3] = [Self::Client, Self::Federation, Self::Media];
+    pub(crate) const ALL: [Self; 3] = [Self::Client, Self::Federation, Self::Media];
 
     /// Synapse's name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Federation => "federation",
@@ -214,7 +38,7 @@ impl Resource {
 
 /// Where a process listens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Address {
+pub(crate) enum Address {
     /// A name or an address, and a port.
     Tcp {
         /// The host; an IPv6 address has no brackets here.
@@ -235,7 +59,7 @@ pub enum Address {
 
 impl Address {
     /// The host's name, if it has to be asked of DNS.
-    pub fn dns_name(&self) -> Option<&str> {
+    pub(crate) fn dns_name(&self) -> Option<&str> {
         match self {
             // glibc and Synapse's own default mean this host by it, whatever a DNS server says.
             Self::Tcp { host, .. } if host == "localhost" => None,
@@ -260,7 +84,7 @@ impl fmt::Display for Address {
 
 /// A Synapse process.
 #[derive(Clone, Debug)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its `worker_name`, or `main`.
     pub name: String,
     /// What it serves. Main serves what is left; it has a role only where it serves it better than any worker.
@@ -281,7 +105,7 @@ pub struct Process {
 
 impl Process {
     /// Where it serves a resource. `None` if no listener that nginx can reach has it.
-    pub fn address(&self, resource: Resource) -> Option<&Address> {
+    pub(crate) fn address(&self, resource: Resource) -> Option<&Address> {
         match resource {
             Resource::Client => self.client.as_ref(),
             Resource::Federation => self.federation.as_ref(),
@@ -290,7 +114,7 @@ impl Process {
     }
 
     /// Every address at which it serves anything.
-    pub fn addresses(&self) -> BTreeSet<&Address> {
+    pub(crate) fn addresses(&self) -> BTreeSet<&Address> {
         Resource::ALL
             .into_iter()
             .filter_map(|resource| self.address(resource))
@@ -300,7 +124,7 @@ impl Process {
 
 /// A path of the operator's own that goes somewhere else than the table says.
 #[derive(Clone, Debug)]
-pub struct Override {
+pub(crate) struct Override {
     /// A regular expression for the path.
     pub path: String,
     /// The role whose workers get it; none is main.
@@ -309,7 +133,7 @@ pub struct Override {
 
 /// A server that is not Synapse.
 #[derive(Clone, Debug)]
-pub struct External {
+pub(crate) struct External {
     /// Where it listens.
     pub address: Address,
     /// Its name for TLS and `Host`, if it speaks TLS.
@@ -320,7 +144,7 @@ pub struct External {
 
 /// A path that a server takes which is not Synapse.
 #[derive(Clone, Debug)]
-pub struct ExternalRoute {
+pub(crate) struct ExternalRoute {
     /// A regular expression for the path.
     pub path: String,
     /// Who takes it.
@@ -331,7 +155,7 @@ pub struct ExternalRoute {
 
 /// The Matrix Authentication Service.
 #[derive(Clone, Debug)]
-pub struct Mas {
+pub(crate) struct Mas {
     /// Where clients' logins go.
     pub server: External,
     /// The addresses from which it may call `/_synapse/mas`.
@@ -340,7 +164,7 @@ pub struct Mas {
 
 /// The whole deployment.
 #[derive(Clone, Debug)]
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// The main process.
     pub main: Process,
     /// The workers, in the order of the input.
@@ -355,9 +179,23 @@ pub struct Deployment {
     pub settings: Settings,
 }
 
+impl Deployment {
+    /// The workers that have a role.
+    pub(crate) fn having(&self, role: Role) -> impl Iterator<Item = &Process> + Clone {
+        self.workers
+            .iter()
+            .filter(move |worker| worker.roles.contains(&role))
+    }
+
+    /// Whether any worker has a role.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.having(role).next().is_some()
+    }
+}
+
 /// A worker that a share of the users is on, and no others.
 #[derive(Clone, Debug)]
-pub struct Canary {
+pub(crate) struct Canary {
     /// Its name.
     pub worker: String,
     /// The share, in hundredths of a percent.
@@ -366,7 +204,7 @@ pub struct Canary {
 
 /// A user on one worker.
 #[derive(Clone, Debug)]
-pub struct Pin {
+pub(crate) struct Pin {
     /// The user's hash, as 16 hex digits.
     pub user: String,
     /// The worker's name.
@@ -375,7 +213,7 @@ pub struct Pin {
 
 /// What the requests of a group are spread by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spread {
+pub(crate) enum Spread {
     /// The user who asks.
     User,
     /// The room that it is about.
@@ -388,7 +226,7 @@ pub enum Spread {
 
 impl Spread {
     /// Each with its name in a deployment file.
-    pub const NAMED: [(&'static str, Self); 4] = [
+    pub(crate) const NAMED: [(&'static str, Self); 4] = [
         ("user", Self::User),
         ("room", Self::Room),
         ("server", Self::Server),
@@ -398,16 +236,16 @@ impl Spread {
 
 /// An nginx version, which decides what may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NginxVersion(pub u16, pub u16, pub u16);
+pub(crate) struct NginxVersion(pub u16, pub u16, pub u16);
 
 impl NginxVersion {
     /// The first that has `resolve` and `service=` in `server` lines in its open-source form.
-    pub const RESOLVE: Self = Self(1, 27, 3);
+    pub(crate) const RESOLVE: Self = Self(1, 27, 3);
     /// The first with `http2 on`.
-    pub const HTTP2_DIRECTIVE: Self = Self(1, 25, 1);
+    pub(crate) const HTTP2_DIRECTIVE: Self = Self(1, 25, 1);
 
     /// Reads `1.28.3`, and the version out of what `nginx -v` prints.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let text = text
             .split_once("nginx/")
@@ -429,7 +267,7 @@ impl fmt::Display for NginxVersion {
 
 /// What is not about processes.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// What names of zones, upstreams, variables and the folder begin with.
     pub name: String,
     /// Names for `server_name`; none is `_`.
@@ -504,7 +342,7 @@ pub struct Settings {
 
 /// Settings of `matrix_user_hash`.
 #[derive(Clone, Debug)]
-pub struct UserHashSettings {
+pub(crate) struct UserHashSettings {
     /// `matrix_user_hash_zone` size.
     pub zone_size: String,
     /// `state=`, if it is to survive a restart.
@@ -513,7 +351,7 @@ pub struct UserHashSettings {
 
 /// `proxy_cache_path` of public media.
 #[derive(Clone, Debug)]
-pub struct MediaCache {
+pub(crate) struct MediaCache {
     /// The folder.
     pub path: String,
     /// `max_size`.
@@ -542,13 +380,5 @@ mod tests {
         };
         assert_eq!(address.to_string(), "[fd00::8]:8083");
         assert_eq!(address.dns_name(), None);
-    }
-
-    #[test]
-    fn every_role_is_found_by_its_name() {
-        for (name, role) in Role::NAMED {
-            assert_eq!(Role::from_name(name), Some(vec![role]));
-            assert_eq!(role.name(), name);
-        }
     }
 }

@@ -15,8 +15,8 @@ use matrix_user_hash_core::shift::Span;
 use serde::Serialize;
 
 use installed::Group;
-pub use installed::Installed;
-pub use rollout::{Rollout, Users};
+pub(crate) use installed::Installed;
+pub(crate) use rollout::{Rollout, Users};
 
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::hash::Circle;
@@ -29,7 +29,7 @@ const NOTICE: u64 = 60_000;
 
 /// A group, some of whose users are elsewhere.
 #[derive(Clone, Debug, Serialize)]
-pub struct Moving {
+pub(crate) struct Moving {
     /// The group.
     pub group: String,
     /// The variable that has the upstream of a user in the end.
@@ -44,7 +44,7 @@ pub struct Moving {
 
 /// A shift to a group from what it was.
 #[derive(Clone, Debug, Serialize)]
-pub struct Shift {
+pub(crate) struct Shift {
     /// The variable of the directive.
     pub variable: String,
     /// The upstream of those who have not moved.
@@ -67,7 +67,7 @@ pub struct Shift {
 
 /// What an operator wants of a change.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wish {
+pub(crate) struct Wish {
     /// Over how many seconds users move.
     pub gradually: Option<u64>,
     /// From when on, in milliseconds since 1970.
@@ -76,15 +76,8 @@ pub struct Wish {
     pub now: bool,
 }
 
-/// The roles that wait for news, each with the one that serves them where nobody has it.
-const BY_USER: [(Role, Option<Role>); 3] = [
-    (Role::Sync, None),
-    (Role::InitialSync, Some(Role::Sync)),
-    (Role::SlidingSync, Some(Role::Sync)),
-];
-
 /// Milliseconds since 1970.
-pub fn clock() -> u64 {
+pub(crate) fn clock() -> u64 {
     let passed = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -92,7 +85,7 @@ pub fn clock() -> u64 {
 }
 
 /// Lays a deployment out, with its canary and its pins.
-pub fn laid_out(deployment: &Deployment) -> Plan {
+pub(crate) fn laid_out(deployment: &Deployment) -> Plan {
     let mut plan = Plan::new(deployment);
     chosen::apply(&mut plan, deployment);
     plan
@@ -102,7 +95,7 @@ pub fn laid_out(deployment: &Deployment) -> Plan {
 ///
 /// # Errors
 /// Users are on the move to other groups than these, or nothing is installed that they could move from.
-pub fn plan(
+pub(crate) fn plan(
     deployment: &Deployment,
     installed: Option<&Installed>,
     wish: &Wish,
@@ -180,7 +173,7 @@ fn kept(
         ))
         .fix("wait until then; or say --now, which ends the shift and moves everybody at once"));
     }
-    let roles: BTreeSet<Role> = roles()
+    let roles: BTreeSet<Role> = Role::all()
         .filter(|role| installed.shifts.contains_key(&name(&plain, *role)))
         .collect();
     let mut plan = standing_in(deployment, &plain, &roles);
@@ -214,11 +207,11 @@ fn changes(deployment: &Deployment, plain: &Plan, installed: &Installed) -> Vec<
         match (before, after) {
             (None, None) => false,
             (Some(before), Some(after)) => before.is_by_user() && after.hash == Some(Key::User),
-            (None, Some(after)) => is_sync(*role) && after.hash == Some(Key::User),
-            (Some(before), None) => is_sync(*role) && before.is_by_user(),
+            (None, Some(after)) => role.waits() && after.hash == Some(Key::User),
+            (Some(before), None) => role.waits() && before.is_by_user(),
         }
     };
-    roles()
+    Role::all()
         .filter(is_by_user)
         .filter_map(|role| {
             let before = served_before(plain, installed, role)?;
@@ -236,14 +229,14 @@ fn served_before<'a>(plan: &Plan, installed: &'a Installed, role: Role) -> Optio
     let own = installed.groups.get(&name(plan, role));
     own.or_else(|| match fallback(role) {
         Some(other) => served_before(plan, installed, other),
-        None => installed.groups.get(&plan.main).filter(|_| is_sync(role)),
+        None => installed.groups.get(&plan.main).filter(|_| role.waits()),
     })
 }
 
 /// The servers that shall serve the requests of a role.
 fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a [Server]> {
     let upstream = plan.upstream(&name(plan, role));
-    let own = upstream.filter(|_| has(deployment, role));
+    let own = upstream.filter(|_| deployment.has(role));
     match (own, fallback(role)) {
         (Some(upstream), _) => Some(&upstream.servers),
         (None, Some(other)) => served(deployment, plan, other),
@@ -253,27 +246,9 @@ fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a
     }
 }
 
+/// The role that serves the requests of another, where nobody has that.
 fn fallback(role: Role) -> Option<Role> {
-    BY_USER
-        .iter()
-        .find(|(known, _)| *known == role)
-        .and_then(|(_, other)| *other)
-}
-
-/// Whether requests of a role go to another one, or to main, where nobody has it.
-fn is_sync(role: Role) -> bool {
-    BY_USER.iter().any(|(known, _)| *known == role)
-}
-
-fn roles() -> impl Iterator<Item = Role> {
-    Role::NAMED.iter().map(|(_, role)| *role)
-}
-
-fn has(deployment: &Deployment, role: Role) -> bool {
-    deployment
-        .workers
-        .iter()
-        .any(|worker| worker.roles.contains(&role))
+    (role.waits() && role != Role::Sync).then_some(Role::Sync)
 }
 
 fn name(plan: &Plan, role: Role) -> String {
@@ -303,7 +278,7 @@ fn same_ring(one: &[Server], other: &[Server]) -> bool {
 }
 
 /// nginx's ring over servers.
-pub fn circle(servers: &[Server]) -> Circle {
+pub(crate) fn circle(servers: &[Server]) -> Circle {
     let lines = servers
         .iter()
         .map(|server| (server.address.as_str(), usize::from(server.weight)));
@@ -314,11 +289,11 @@ pub fn circle(servers: &[Server]) -> Circle {
 /// without them stand in. All else is as in the plain plan.
 fn standing_in(deployment: &Deployment, plain: &Plan, roles: &BTreeSet<Role>) -> Plan {
     let mut deployment = deployment.clone();
-    for (role, _) in BY_USER {
-        if !roles.contains(&role) || has(&deployment, role) {
+    for role in Role::SYNCS {
+        if !roles.contains(&role) || deployment.has(role) {
             continue;
         }
-        let other = fallback(role).filter(|other| has(&deployment, *other));
+        let other = fallback(role).filter(|other| deployment.has(*other));
         match other {
             Some(other) => deployment
                 .workers
@@ -396,7 +371,7 @@ fn span(over: u64, start: Option<u64>, now: u64) -> Result<Span, Diagnostic> {
 ///
 /// # Errors
 /// There is no such worker, or nobody can take what it has.
-pub fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic> {
+pub(crate) fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic> {
     let named = |process: &&Process| process.name == worker;
     let Some(leaving) = deployment.workers.iter().find(named) else {
         let known = deployment.workers.iter().map(|known| known.name.as_str());
@@ -432,12 +407,12 @@ pub fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Diagnostic
 }
 
 /// As RFC 3339 has it.
-pub fn moment(milliseconds: u64) -> String {
+pub(crate) fn moment(milliseconds: u64) -> String {
     time::format(i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX))
 }
 
 /// Seconds as an operator says them.
-pub fn length(seconds: u64) -> String {
+pub(crate) fn length(seconds: u64) -> String {
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let parts = [(hours, "h"), (minutes, "m"), (rest, "s")];
     let shown: Vec<String> = parts

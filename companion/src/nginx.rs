@@ -8,7 +8,7 @@ use crate::model::NginxVersion;
 
 /// What `nginx -V` says.
 #[derive(Debug)]
-pub struct Nginx {
+pub(crate) struct Nginx {
     /// Its version.
     pub version: NginxVersion,
     /// The arguments that it was configured with.
@@ -20,7 +20,7 @@ impl Nginx {
     ///
     /// # Errors
     /// It cannot be run, or is no nginx.
-    pub fn ask(program: &Path) -> Result<Self, Diagnostic> {
+    pub(crate) fn ask(program: &Path) -> Result<Self, Diagnostic> {
         let output = Command::new(program).arg("-V").output().map_err(|error| {
             Diagnostic::error(format!("cannot run {}: {error}", program.display()))
                 .fix("install nginx, or name it with --nginx /usr/sbin/nginx")
@@ -43,7 +43,7 @@ impl Nginx {
     }
 
     /// The modules that a configuration needs and this nginx lacks, with what asks for them.
-    pub fn lacks(&self, text: &str) -> Vec<Diagnostic> {
+    pub(crate) fn lacks(&self, text: &str) -> Vec<Diagnostic> {
         const OPTIONAL: [(&str, &str, &str); 5] = [
             (
                 "stub_status;",
@@ -82,7 +82,7 @@ impl Nginx {
     ///
     /// # Errors
     /// What nginx has against it, with what that mostly means.
-    pub fn test(program: &Path, conf: &Path) -> Result<String, Diagnostic> {
+    pub(crate) fn test(program: &Path, conf: &Path) -> Result<String, Diagnostic> {
         // What nginx says before it has read where its log is goes there too, not into the log of the one that runs.
         let output = Command::new(program)
             .args(["-e", "stderr", "-t", "-c"])

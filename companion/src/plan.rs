@@ -4,20 +4,23 @@
 //! same, so an explanation cannot differ from the file. A role without workers makes no upstream, and a route whose
 //! roles have none goes to main.
 
+mod edge;
 mod limits;
 
 use serde::Serialize;
 
+use self::edge::{EDGE, PREFIXES, prefixes};
+pub(crate) use self::edge::{Edge, Prefix};
 use self::limits::Limits;
 use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role, Spread};
 use crate::moves::Moving;
 use crate::table::{ROUTES, Route, Section, Split};
 
 /// What names begin with unless the deployment has a name.
-pub const NAME: &str = "synapse";
+pub(crate) const NAME: &str = "synapse";
 
 /// What main serves because no group does.
-pub const NO_GROUP: &str = "no group of workers serves it, so the main process does";
+pub(crate) const NO_GROUP: &str = "no group of workers serves it, so the main process does";
 
 /// The rooms of a path, for `hash`: what stands between `/rooms/` and the next slash, or the like.
 const ROOM: Room = Room {
@@ -25,22 +28,9 @@ const ROOM: Room = Room {
     id: "[^/]+",
 };
 
-/// Sections with a prefix of their own, which keeps their patterns to itself. Without a slash at the end, for nginx would
-/// redirect to one. In the order in which they are written.
-const PREFIXES: [(&str, Section); 5] = [
-    ("/_matrix/federation", Section::Federation),
-    ("/_matrix/key", Section::Key),
-    ("/_matrix/media", Section::LegacyMedia),
-    ("/_synapse/admin", Section::Admin),
-    ("/_synapse/mas", Section::Mas),
-];
-
-/// Prefixes that nobody outside has any business with.
-const CLOSED: [&str; 2] = ["/_synapse/metrics", "/_synapse/replication"];
-
 /// What the configuration consists of.
 #[derive(Debug, Serialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What all names and the folder begin with.
     pub name: String,
     /// Every upstream that some location names.
@@ -75,55 +65,16 @@ pub struct Plan {
 
 /// How a room is found in a path: two expressions, one after the other.
 #[derive(Debug, Serialize)]
-pub struct Room {
+pub(crate) struct Room {
     /// What stands before it.
     pub before: &'static str,
     /// Its id or alias.
     pub id: &'static str,
 }
 
-/// A prefix location.
-#[derive(Debug, Serialize)]
-pub struct Prefix {
-    /// The prefix.
-    pub path: &'static str,
-    /// What stands below it.
-    #[serde(skip)]
-    pub section: Section,
-    /// The file of its patterns, if there are any.
-    pub file: Option<&'static str>,
-    /// Where the rest goes.
-    pub upstream: String,
-    /// Who may call it. `None` is everybody, and an empty list is nobody.
-    pub allow: Option<Vec<String>>,
-    /// What opens it, as an explanation says it.
-    pub opened_by: &'static str,
-    /// Whether limits by user and by address hold there.
-    pub limited: bool,
-    /// Whether its answers may be cached.
-    pub cached: bool,
-    /// Whether it takes the bodies of other servers.
-    pub federation_body: bool,
-    /// Whether the listeners of clients have it.
-    pub client: bool,
-    /// Whether listeners of other servers alone have it.
-    pub federation: bool,
-}
-
-/// What nginx answers itself.
-#[derive(Debug, Serialize)]
-pub struct Edge {
-    /// The status of a preflight.
-    pub preflight: u16,
-    /// Prefixes that are closed.
-    pub closed: [&'static str; 2],
-    /// What these are answered.
-    pub closed_status: u16,
-}
-
 /// An `upstream {}`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Its name.
     pub name: String,
     /// What it is for, as a comment.
@@ -142,7 +93,7 @@ pub struct Upstream {
 
 /// What requests are spread by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Key {
+pub(crate) enum Key {
     /// The user who asks.
     User,
     /// The room that it is about.
@@ -152,6 +103,16 @@ pub enum Key {
 }
 
 impl Key {
+    /// `None` where workers take turns.
+    const fn of(spread: Spread) -> Option<Self> {
+        match spread {
+            Spread::User => Some(Self::User),
+            Spread::Room => Some(Self::Room),
+            Spread::Server => Some(Self::Origin),
+            Spread::Turns => None,
+        }
+    }
+
     fn variable(self, name: &str) -> String {
         match self {
             Self::User => "$matrix_user_hash".to_owned(),
@@ -163,7 +124,7 @@ impl Key {
 
 /// A `server` line.
 #[derive(Clone, Debug, Serialize)]
-pub struct Server {
+pub(crate) struct Server {
     /// The worker's name.
     pub worker: String,
     /// What stands after `server`.
@@ -180,7 +141,7 @@ pub struct Server {
 
 /// A `location {}`.
 #[derive(Debug, Serialize)]
-pub struct Location {
+pub(crate) struct Location {
     /// The route's name.
     pub id: String,
     /// Where it is rendered.
@@ -208,7 +169,7 @@ pub struct Location {
 
 /// How a server is spoken to that is not Synapse.
 #[derive(Clone, Debug, Serialize)]
-pub struct Other {
+pub(crate) struct Other {
     /// Its name for TLS and `Host`, if it speaks TLS.
     pub tls: Option<String>,
     /// What its certificate is checked against.
@@ -220,7 +181,7 @@ pub struct Other {
 /// How a location chooses its upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Target {
+pub(crate) enum Target {
     /// Always this one.
     Upstream {
         /// Its name.
@@ -243,7 +204,7 @@ pub enum Target {
 
 /// A line of a map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// A text, or a regular expression behind `~`.
     pub key: String,
     /// The upstream.
@@ -254,7 +215,7 @@ pub struct Row {
 
 impl Target {
     /// Every upstream that it may choose.
-    pub fn upstreams(&self) -> Vec<&str> {
+    pub(crate) fn upstreams(&self) -> Vec<&str> {
         match self {
             Self::Upstream { name } => vec![name],
             Self::Mapped { rows, default, .. } => rows
@@ -266,59 +227,25 @@ impl Target {
     }
 }
 
-/// What a group is spread by, and what it is for, as its comment says it.
-fn group(role: Role) -> (Option<Key>, &'static str) {
-    match role {
-        Role::Sync => (
-            Some(Key::User),
-            "syncs: every device of a user on one worker",
-        ),
-        Role::InitialSync => (
-            Some(Key::User),
-            "syncs from nothing, which would hold up the others",
-        ),
-        Role::SlidingSync => (
-            Some(Key::User),
-            "simplified sliding sync: every device of a user on one worker",
-        ),
-        Role::Room => (
-            Some(Key::Room),
-            "what is about one room: all of a room on one worker",
-        ),
-        Role::ClientReader => (None, "the rest of the client API that a worker can serve"),
-        Role::FederationReader => (
-            Some(Key::Origin),
-            "federation: all of another server on one worker",
-        ),
-        Role::FederationInbound => (
-            Some(Key::Origin),
-            "transactions of other servers: all of one server on one worker",
-        ),
-        Role::Media => (None, "the media repository"),
-        Role::UserDirectory => (None, "searches in the user directory"),
-        Role::Writer(_) => (None, "the writer of a stream"),
-        Role::Nothing(_) => (None, "no request is for it"),
-    }
-}
-
-/// What a group is spread by here, where the deployment file says something else too.
+/// What a group is spread by here.
 fn spread(deployment: &Deployment, role: Role) -> Option<Key> {
-    match deployment.settings.spread.get(&role) {
-        None => group(role).0,
-        Some(Spread::User) => Some(Key::User),
-        Some(Spread::Room) => Some(Key::Room),
-        Some(Spread::Server) => Some(Key::Origin),
-        Some(Spread::Turns) => None,
-    }
+    Key::of(
+        *deployment
+            .settings
+            .spread
+            .get(&role)
+            .unwrap_or(&role.spread()),
+    )
 }
 
 /// What a group is for, with what the deployment file has it spread by.
 fn purpose(deployment: &Deployment, role: Role) -> String {
-    let why = group(role).1;
-    if spread(deployment, role) == group(role).0 {
+    let why = role.purpose();
+    let key = spread(deployment, role);
+    if key == Key::of(role.spread()) {
         return why.to_owned();
     }
-    let by = match spread(deployment, role) {
+    let by = match key {
         Some(Key::User) => "by user",
         Some(Key::Room) => "by room",
         Some(Key::Origin) => "by server",
@@ -326,11 +253,6 @@ fn purpose(deployment: &Deployment, role: Role) -> String {
     };
     let why = why.split_once(':').map_or(why, |(what, _)| what);
     format!("{why}, spread {by} as the deployment file says")
-}
-
-/// Whether requests of a role wait for news.
-fn waits(role: Role) -> bool {
-    matches!(role, Role::Sync | Role::InitialSync | Role::SlidingSync)
 }
 
 /// Names within one configuration.
@@ -358,7 +280,7 @@ fn keepalive(servers: usize) -> usize {
 
 impl Plan {
     /// Lays out a deployment.
-    pub fn new(deployment: &Deployment) -> Self {
+    pub(crate) fn new(deployment: &Deployment) -> Self {
         let names = Names(&deployment.settings.name);
         let mut upstreams = main_upstreams(deployment, &names);
         let mut locations = Vec::new();
@@ -388,7 +310,7 @@ impl Plan {
             locations.retain(|location| location.id.starts_with("override_"));
         }
         upstreams.extend(role_upstreams(deployment, &names, &locations));
-        let has_readers = has(deployment, Role::ClientReader);
+        let has_readers = deployment.has(Role::ClientReader);
         // A lookup is made to learn the user, so the workers that answer it take turns.
         let readers_in_turns = spread(deployment, Role::ClientReader).is_none();
         let whoami = match (has_readers, readers_in_turns) {
@@ -410,11 +332,7 @@ impl Plan {
         Self {
             name: names.0.to_owned(),
             prefixes: prefixes(deployment, &names, &locations),
-            edge: Edge {
-                preflight: 204,
-                closed: CLOSED,
-                closed_status: 404,
-            },
+            edge: EDGE,
             user_hash: limits.is_some() || locations.iter().any(|location| location.user_hash),
             limits: limits.map(Limits::new),
             room: uses(Key::Room).then_some(ROOM),
@@ -431,7 +349,7 @@ impl Plan {
     }
 
     /// Has the locations of groups that are on the move choose their upstream late.
-    pub fn choose_late(&mut self) {
+    pub(crate) fn choose_late(&mut self) {
         let moving = &self.moving;
         let is_moving = |name: &str| moving.iter().any(|moving| moving.group == name);
         for location in &mut self.locations {
@@ -440,66 +358,16 @@ impl Plan {
     }
 
     /// An upstream by its name.
-    pub fn upstream(&self, name: &str) -> Option<&Upstream> {
+    pub(crate) fn upstream(&self, name: &str) -> Option<&Upstream> {
         self.upstreams.iter().find(|upstream| upstream.name == name)
     }
 
     /// The locations of a section, in their order.
-    pub fn section(&self, section: Section) -> impl Iterator<Item = &Location> {
+    pub(crate) fn section(&self, section: Section) -> impl Iterator<Item = &Location> {
         self.locations
             .iter()
             .filter(move |location| location.section == section)
     }
-}
-
-fn prefixes(deployment: &Deployment, names: &Names<'_>, locations: &[Location]) -> Vec<Prefix> {
-    let settings = &deployment.settings;
-    let prefix = |(path, section): (&'static str, Section)| {
-        let has_patterns = locations.iter().any(|l| l.section == section);
-        let of_federation = matches!(section, Section::Federation | Section::Key);
-        let cached = section == Section::LegacyMedia && settings.media_cache.is_some();
-        let apart = main_federation_apart(deployment);
-        Prefix {
-            path,
-            section,
-            file: has_patterns.then(|| section.file()),
-            upstream: if of_federation {
-                main_federation(deployment, names)
-            } else {
-                names.main()
-            },
-            allow: match section {
-                Section::Admin => Some(settings.admin_allow.clone()),
-                Section::Mas => {
-                    let mas = deployment.mas.as_ref();
-                    Some(mas.map(|mas| mas.allow.clone()).unwrap_or_default())
-                }
-                _ => None,
-            },
-            opened_by: match section {
-                Section::Mas => "allow under [mas]",
-                _ => "admin_allow under [listen]",
-            },
-            limited: limited_in(deployment, section),
-            cached,
-            federation_body: section == Section::Federation,
-            client: match section {
-                // Closed or not, they are said: what is not written would be open.
-                Section::Federation | Section::Admin | Section::Mas => true,
-                Section::Key => has_patterns || apart,
-                _ => has_patterns || cached,
-            },
-            federation: of_federation || section == Section::LegacyMedia,
-        }
-    };
-    PREFIXES.into_iter().map(prefix).collect()
-}
-
-fn has(deployment: &Deployment, role: Role) -> bool {
-    deployment
-        .workers
-        .iter()
-        .any(|worker| worker.roles.contains(&role))
 }
 
 /// The first of the roles that somebody has. `None` is main: nobody has one, or main serves it better.
@@ -508,8 +376,8 @@ fn serving(deployment: &Deployment, roles: &[Role]) -> Option<Role> {
     roles
         .iter()
         .copied()
-        .find(|role| has(deployment, *role) || by_main(role))
-        .filter(|role| has(deployment, *role))
+        .find(|role| deployment.has(*role) || by_main(role))
+        .filter(|role| deployment.has(*role))
 }
 
 fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<Location> {
@@ -568,7 +436,7 @@ fn located(deployment: &Deployment, names: &Names<'_>, route: &Route) -> Option<
         _ => Target::Upstream { name },
     };
     let by_user = |role| spread(deployment, role) == Some(Key::User);
-    let long_poll = role.is_some_and(waits) || splits_initial;
+    let long_poll = role.is_some_and(Role::waits) || splits_initial;
     let user_hash = role.is_some_and(by_user) || (splits_initial && by_user(Role::InitialSync));
     let why = match (route.to.first(), role) {
         // Whoever is sent a request that it may not be able to serve shall find that in the explanation.
@@ -606,7 +474,7 @@ fn overridden(
     i: usize,
     own: &crate::model::Override,
 ) -> Vec<Location> {
-    let role = own.to.filter(|role| has(deployment, *role));
+    let role = own.to.filter(|role| deployment.has(*role));
     let name = role.map_or_else(|| names.main(), |role| names.upstream(role));
     let by_user = role.is_some_and(|role| spread(deployment, role) == Some(Key::User));
     let in_section = |section| Location {
@@ -615,7 +483,7 @@ fn overridden(
         pattern: own.path.clone(),
         target: Target::Upstream { name: name.clone() },
         late: false,
-        long_poll: role.is_some_and(waits),
+        long_poll: role.is_some_and(Role::waits),
         repeats_post: false,
         user_hash: by_user,
         limited: limited_in(deployment, section),
@@ -757,20 +625,14 @@ fn role_upstreams(
             .iter()
             .any(|location| location.target.upstreams().contains(&name))
     };
-    Role::NAMED
-        .iter()
-        .map(|(_, role)| *role)
-        .filter(|role| has(deployment, *role) && used(&names.upstream(*role)))
+    Role::all()
+        .filter(|role| deployment.has(*role) && used(&names.upstream(*role)))
         .map(|role| role_upstream(deployment, names, role))
         .collect()
 }
 
 fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upstream {
-    let workers: Vec<&Process> = deployment
-        .workers
-        .iter()
-        .filter(|worker| worker.roles.contains(&role))
-        .collect();
+    let workers: Vec<&Process> = deployment.having(role).collect();
     let mut servers: Vec<Server> = workers
         .iter()
         .filter_map(|worker| server(deployment, worker, role.resource()))

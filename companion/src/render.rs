@@ -73,11 +73,11 @@ const fn about(section: Section) -> &'static str {
 }
 
 /// File names, relative to the folder of `nginx.conf`, with their text.
-pub type Files = BTreeMap<String, String>;
+pub(crate) type Files = BTreeMap<String, String>;
 
 /// The file that nginx is started with. A deployment with a name is there to be included beside others, in an
 /// `nginx.conf` of the operator's own, so its file has another name.
-pub fn main_file(name: &str) -> String {
+pub(crate) fn main_file(name: &str) -> String {
     if name == NAME {
         "nginx.conf".to_owned()
     } else {
@@ -177,7 +177,7 @@ impl<'a> Shown<'a> {
 ///
 /// # Errors
 /// Only when a template is broken, which is a mistake of this program; the tests render every construct.
-pub fn render(deployment: &Deployment, plan: &Plan) -> Result<Files, Diagnostic> {
+pub(crate) fn render(deployment: &Deployment, plan: &Plan) -> Result<Files, Diagnostic> {
     render_all(deployment, plan).map_err(|error| {
         Diagnostic::error(format!(
             "a template of synapse-companion is broken: {error:#}"
@@ -276,7 +276,7 @@ fn resolver(settings: &Settings, plan: &Plan) -> Option<String> {
 }
 
 /// Bytes as nginx writes them: in mebibytes where that is exact.
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         _ if bytes > 0 && bytes.is_multiple_of(1 << 20) => format!("{}m", bytes >> 20),
         _ if bytes > 0 && bytes.is_multiple_of(1 << 10) => format!("{}k", bytes >> 10),

@@ -17,7 +17,7 @@ use crate::table::Section;
 
 /// What is asked.
 #[derive(Debug, Default)]
-pub struct Question {
+pub(crate) struct Question {
     /// The method, in capitals.
     pub method: String,
     /// The path, with its query.
@@ -34,7 +34,7 @@ pub struct Question {
 
 /// What nginx does.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The location as it is written.
     pub location: String,
     /// The file that it stands in.
@@ -49,7 +49,7 @@ pub struct Answer {
 
 /// Where a request goes.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// nginx answers itself.
     Edge(u16),
     /// To an upstream.
@@ -69,7 +69,7 @@ pub enum Outcome {
 
 /// What a shift means for a user.
 #[derive(Debug)]
-pub struct Move {
+pub(crate) struct Move {
     /// Whether the moment is over.
     is_over: bool,
     /// The moment; the end of the shift where the user is not known.
@@ -82,7 +82,7 @@ pub struct Move {
 ///
 /// # Errors
 /// The question is not one that nginx would take: a path without a slash, a user id that is none.
-pub fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
+pub(crate) fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
     let (raw, query) = question
         .target
         .split_once('?')
@@ -91,16 +91,26 @@ pub fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
         format!("nginx answers 400 to the path {raw}: it must begin with / and every % must have two hex digits")
     })?;
     let file = |name: &str| format!("{}/{name}.conf", plan.name);
-    let edge = |location: String, status, why: &str| Answer {
+    let edge = |location: String, name, status, why: &str| Answer {
         location,
-        file: file("errors"),
+        file: file(name),
         outcome: Outcome::Edge(status),
         access: None,
         why: why.to_owned(),
     };
+    let hidden = &plan.edge.hidden;
+    if is_match(hidden.pattern, &question.target) && !is_match(hidden.unless, &question.target) {
+        return Ok(edge(
+            format!("if (${}_hidden)", plan.name),
+            "server",
+            hidden.status,
+            "nginx resolves the /../ of its path and Synapse does not, so it could be a way around allow",
+        ));
+    }
     if question.method == "OPTIONS" {
         return Ok(edge(
             "if ($request_method = OPTIONS)".into(),
+            "errors",
             plan.edge.preflight,
             "a preflight: nginx answers it with Synapse's own CORS headers",
         ));
@@ -108,6 +118,7 @@ pub fn route(plan: &Plan, question: &Question) -> Result<Answer, String> {
     if let Some(closed) = plan.edge.closed.iter().find(|c| path.starts_with(*c)) {
         return Ok(edge(
             format!("^~ {closed}"),
+            "errors",
             plan.edge.closed_status,
             "nobody outside has any business there",
         ));
@@ -173,7 +184,11 @@ fn access(prefix: &Prefix) -> Option<String> {
 }
 
 fn matches(location: &Location, path: &str) -> bool {
-    Regex::new(&location.pattern).is_ok_and(|pattern| pattern.is_match(path))
+    is_match(&location.pattern, path)
+}
+
+fn is_match(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
 /// The upstream of a target, and what decided where more than the path did.

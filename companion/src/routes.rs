@@ -41,7 +41,7 @@ impl Row {
 }
 
 /// The whole table, in the order in which nginx tries it within a section.
-pub fn shown(format: Format) -> String {
+pub(crate) fn shown(format: Format) -> String {
     let rows: Vec<Row> = ROUTES.iter().map(Row::new).collect();
     match format {
         // Strings, lists and options cannot fail to become JSON.

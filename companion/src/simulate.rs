@@ -18,12 +18,12 @@ use crate::balance::{Even, even_by_lot, largest_for_its_weight};
 use crate::log::line::{Line, attempts};
 use crate::log::tally::{Counts, Tally};
 
-pub use lookups::{Lookups, Seen, Wanted};
-pub use ring::{Ring, Server};
+pub(crate) use lookups::{Lookups, Seen, Wanted};
+pub(crate) use ring::{Ring, Server};
 
 /// What is asked.
 #[derive(Debug)]
-pub struct Question {
+pub(crate) struct Question {
     /// The workers of today.
     pub today: Ring,
     /// Those that may come.
@@ -40,7 +40,7 @@ pub struct Question {
 
 /// Today's ring, held against the log line by line.
 #[derive(Debug)]
-pub struct Check {
+pub(crate) struct Check {
     ring: Ring,
     /// Requests by predicted server and address.
     seen: Vec<std::collections::HashMap<String, u64>>,
@@ -52,7 +52,7 @@ const ADDRESSES: usize = 256;
 
 impl Check {
     /// Begins.
-    pub fn new(ring: Ring) -> Self {
+    pub(crate) fn new(ring: Ring) -> Self {
         let seen = vec![std::collections::HashMap::new(); ring.servers().len()];
         Self {
             ring,
@@ -62,7 +62,7 @@ impl Check {
     }
 
     /// Takes a request in.
-    pub fn add(&mut self, line: &Line<'_>) {
+    pub(crate) fn add(&mut self, line: &Line<'_>) {
         let Some(key) = line.user else { return };
         let mut tried = attempts(line.workers);
         let Some(address) = tried.next() else { return };
@@ -117,7 +117,7 @@ impl Check {
 
 /// How well today's ring explains the log.
 #[derive(Debug, Serialize)]
-pub struct Checked {
+pub(crate) struct Checked {
     /// Requests with a user or a token that nginx tried at one worker.
     pub requests: u64,
     /// Those that went where the ring says.
@@ -130,7 +130,7 @@ pub struct Checked {
 
 /// The answer.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The group.
     pub group: String,
     /// Users whose requests are simulated.
@@ -157,7 +157,7 @@ pub struct Report {
 
 /// One set of workers.
 #[derive(Debug, Serialize)]
-pub struct Side {
+pub(crate) struct Side {
     /// Each worker.
     pub workers: Vec<Share>,
     /// The largest over what its weight makes of the mean, in requests, next to chance.
@@ -167,7 +167,7 @@ pub struct Side {
 /// What a worker gets.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Share {
+pub(crate) struct Share {
     pub worker: String,
     pub weight: u16,
     pub users: u64,
@@ -178,7 +178,7 @@ pub struct Share {
 
 /// Users who would have another worker.
 #[derive(Debug, Serialize)]
-pub struct Moved {
+pub(crate) struct Moved {
     /// How many.
     pub users: u64,
     /// Their part of all users.
@@ -193,7 +193,7 @@ pub struct Moved {
 
 /// How it would be with another number of workers.
 #[derive(Debug, Serialize)]
-pub struct Number {
+pub(crate) struct Number {
     /// How many.
     pub workers: usize,
     /// The largest over the mean, in requests, each next to its weight.
@@ -204,7 +204,7 @@ pub struct Number {
 
 /// What to choose.
 #[derive(Debug, Serialize)]
-pub struct Recommended {
+pub(crate) struct Recommended {
     /// The evenness that was asked for.
     pub evenness: f64,
     /// The most workers that keep it.
@@ -217,7 +217,7 @@ pub struct Recommended {
 
 impl Report {
     /// Makes it.
-    pub fn new(
+    pub(crate) fn new(
         tally: &Tally,
         group: &str,
         check: &Check,
@@ -265,7 +265,10 @@ impl Report {
 }
 
 /// The group that is asked for, or the one with the most requests of users; and its workers by their addresses.
-pub fn group_of(tally: &Tally, wanted: Option<String>) -> Option<(Option<String>, Vec<Server>)> {
+pub(crate) fn group_of(
+    tally: &Tally,
+    wanted: Option<String>,
+) -> Option<(Option<String>, Vec<Server>)> {
     let mut requests = vec![0; tally.groups.len()];
     for (user, group, person) in tally.people() {
         requests[usize::from(group)] += tally.of_person(user, group, person).requests;
@@ -318,15 +321,10 @@ fn side(users: &[(u64, Counts)], ring: &Ring) -> Side {
             seconds: counts.ms as f64 / 1_000.0,
         })
         .collect();
-    let weights: Vec<u64> = ring
-        .servers()
-        .iter()
-        .map(|server| u64::from(server.weight))
-        .collect();
     let requests: Vec<u64> = loads.iter().map(|(_, counts)| counts.requests).collect();
     let evenness = even_by_lot(
         &requests,
-        &weights,
+        &ring.weights(),
         users.iter().map(|(_, counts)| counts.requests),
     );
     Side { workers, evenness }
@@ -375,15 +373,10 @@ fn numbers(users: &[(u64, Counts)], wanted: &Ring) -> Vec<Number> {
                 .iter()
                 .map(|(_, counts)| counts.requests)
                 .collect();
-            let weights: Vec<u64> = ring
-                .servers()
-                .iter()
-                .map(|server| u64::from(server.weight))
-                .collect();
             let all: u64 = requests.iter().sum();
             Number {
                 workers,
-                evenness: largest_for_its_weight(&requests, &weights),
+                evenness: largest_for_its_weight(&requests, &ring.weights()),
                 largest_share: requests.iter().max().copied().unwrap_or(0) as f64
                     / all.max(1) as f64,
             }

@@ -10,11 +10,11 @@
 use crate::model::{Role, Stream};
 
 /// The versions of the client API, for `{V}` in a path.
-pub const VERSIONS: &str = "(?:api/v1|r0|v1|v2|v3|unstable(?:/[^/]+)?)";
+pub(crate) const VERSIONS: &str = "(?:api/v1|r0|v1|v2|v3|unstable(?:/[^/]+)?)";
 
 /// Where a route lives in the rendered files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Section {
+pub(crate) enum Section {
     /// Everything that clients call.
     Client,
     /// Under `/_synapse/admin/`, which may be closed to strangers.
@@ -31,7 +31,7 @@ pub enum Section {
 
 impl Section {
     /// The name of its file.
-    pub const fn file(self) -> &'static str {
+    pub(crate) const fn file(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Admin => "admin",
@@ -43,7 +43,7 @@ impl Section {
     }
 
     /// All, in the order in which their files are written.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Client,
         Self::Admin,
         Self::Mas,
@@ -55,7 +55,7 @@ impl Section {
 
 /// What besides the path decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
+pub(crate) enum Split {
     /// Nothing.
     No,
     /// Only these methods; the others go to main.
@@ -68,7 +68,7 @@ pub enum Split {
 
 /// One row.
 #[derive(Clone, Copy, Debug)]
-pub struct Route {
+pub(crate) struct Route {
     /// A short name, unique, used for variables.
     pub id: &'static str,
     /// Where it is rendered.
@@ -89,7 +89,7 @@ pub struct Route {
 
 impl Route {
     /// The path as nginx reads it.
-    pub fn pattern(&self) -> String {
+    pub(crate) fn pattern(&self) -> String {
         self.path.replace("{V}", VERSIONS)
     }
 }
@@ -138,7 +138,7 @@ use Role::{
 use Section::{Admin, Client, Federation, Key, LegacyMedia, Mas};
 
 /// Every route, in the order in which nginx tries them within a section.
-pub const ROUTES: &[Route] = &[
+pub(crate) const ROUTES: &[Route] = &[
     pinned(route(
         "rendezvous",
         Client,

@@ -20,13 +20,13 @@ use crate::diagnostic::Diagnostic;
 use crate::html::Page;
 use crate::log::tally::Options;
 
-pub use figures::{Figures, Source};
+pub(crate) use figures::{Figures, Source};
 use follow::Follower;
 use window::Window;
 
 /// What is watched.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Logs that grow.
     pub logs: Vec<PathBuf>,
     /// Where nginx answers with its figures.
@@ -43,7 +43,7 @@ pub struct Watch {
 
 /// One look.
 #[derive(Debug, Serialize)]
-pub struct Look {
+pub(crate) struct Look {
     /// What the logs say; none where none is watched.
     pub log: Option<Report>,
     /// Seconds that it is of.
@@ -107,7 +107,7 @@ impl<'a> Watcher<'a> {
 ///
 /// # Errors
 /// A log cannot be read.
-pub fn once(watch: &Watch) -> Result<Look, Diagnostic> {
+pub(crate) fn once(watch: &Watch) -> Result<Look, Diagnostic> {
     let mut watcher = Watcher::new(watch)?;
     if !watch.sources.is_empty() {
         watcher.look(None);
@@ -120,7 +120,7 @@ pub fn once(watch: &Watch) -> Result<Look, Diagnostic> {
 ///
 /// # Errors
 /// A log cannot be read, or there is no terminal.
-pub fn live(watch: &Watch) -> Result<(), Diagnostic> {
+pub(crate) fn live(watch: &Watch) -> Result<(), Diagnostic> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err(Diagnostic::error("standard input or output is no terminal")
             .fix("say --once, which shows one look as text"));
@@ -141,7 +141,7 @@ impl Look {
     ///
     /// # Errors
     /// A plot cannot be drawn.
-    pub fn page(&self) -> Result<Page, Diagnostic> {
+    pub(crate) fn page(&self) -> Result<Page, Diagnostic> {
         let title = format!("The last {} seconds", self.window);
         let mut page = match &self.log {
             Some(report) => report.page(&title)?,

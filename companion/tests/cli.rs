@@ -616,12 +616,12 @@ fn a_limit_that_an_ordinary_client_breaks_is_warned_about() {
         (
             "limits-burst",
             "everything = { per_second = 50, burst = 5 }",
-            "a burst of 5 may be too few",
+            "a burst of 5 at 50 requests a second may be too few",
         ),
         (
             "limits-no-burst",
             "media = { per_second = 50 }",
-            "a burst of 0 may be too few",
+            "a burst of 0 at 50 requests a second may be too few",
         ),
         (
             "limits-parallel",
@@ -1046,6 +1046,15 @@ fn route_says_location_upstream_worker_and_why() {
     );
     let metrics = route(&["GET", "/_synapse/metrics"]);
     assert!(metrics.contains("answer    404"), "{metrics}");
+    let hidden = route(&["OPTIONS", "/_synapse/admin/..%2Fv3/login?a=b"]);
+    assert!(
+        hidden.contains("location  if ($synapse_hidden)  (synapse/server.conf)\nanswer    403"),
+        "{hidden}"
+    );
+    for plain in ["/_matrix/client/v3/sync/../x", "/a?b=/../"] {
+        let plain = route(&["GET", plain]);
+        assert!(plain.contains("upstream  synapse_main"), "{plain}");
+    }
 }
 
 #[test]

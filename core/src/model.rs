@@ -2,7 +2,7 @@
 //! [`crate::token`] are held against by their tests and, included by path, by the fuzz target `find`.
 
 /// The arguments of a query in their order, decoded: twisted/web/http.py, `parse_qs(query, keep_blank_values=1)`.
-pub fn parse_qs(query: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn parse_qs(query: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let items = query
         .split(|&byte| byte == b'&')
         .flat_map(|part| part.split(|&byte| byte == b';'));
@@ -37,7 +37,7 @@ fn unquote(quoted: &[u8]) -> Vec<u8> {
 
 /// synapse/api/auth/base.py, `get_access_token_from_request`, on header values as twisted/web/http.py strips them;
 /// and `None` for a token that this project does not take.
-pub fn access_token(headers: &[Vec<u8>], args: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
+pub(crate) fn access_token(headers: &[Vec<u8>], args: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
     let mut of_args = args.iter().filter(|(name, _)| name == b"access_token");
     let token = if headers.is_empty() {
         of_args.next()?.1.clone()

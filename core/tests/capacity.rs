@@ -1,5 +1,4 @@
-//! What a zone of one mebibyte holds, in short; `examples/hit_ratio.rs` at length. The bounds are those of the issue that
-//! asked for the cache.
+//! What a zone of one mebibyte holds, in short; `examples/hit_ratio.rs` at length.
 
 #![cfg(not(loom))]
 

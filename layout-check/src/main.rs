@@ -19,24 +19,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, io};
 
-/// The module's own words on bitfields, as the module compiles them.
+/// The module's own words on bitfields, and its own binding of `ngx_http_request_t`, as the module compiles them.
 #[path = "../../src/ngx/compat.rs"]
 #[allow(
     dead_code,
     reason = "the module uses all of it; here only the bitfields count"
 )]
 mod compat;
-
-/// The module's own binding of `ngx_http_request_t`.
-#[allow(
-    warnings,
-    clippy::all,
-    missing_docs,
-    clippy::undocumented_unsafe_blocks
-)]
-mod bound {
-    include!(concat!(env!("OUT_DIR"), "/request.rs"));
-}
 
 /// A size or an offset in bytes.
 struct Place {
@@ -60,7 +49,8 @@ struct Bit {
     reason = "generated; Bit::differs says why it is safe, and a bitfield may have any integer's type"
 )]
 mod lists {
-    use super::{Bit, Place, bound, c_uint, c_void, offset_of};
+    use super::compat::bound;
+    use super::{Bit, Place, c_uint, c_void, offset_of};
     include!(concat!(env!("OUT_DIR"), "/layout.rs"));
 }
 

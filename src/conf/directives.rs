@@ -147,7 +147,7 @@ unsafe extern "C" fn set(
 }
 
 /// The commands, ended by an empty one as nginx wants them.
-pub static mut COMMANDS: [ngx_command_t; TABLE.len() + 1] = {
+pub(crate) static mut COMMANDS: [ngx_command_t; TABLE.len() + 1] = {
     let mut all = [ngx_command_t::empty(); TABLE.len() + 1];
     let mut i = 0;
     while i < TABLE.len() {

@@ -22,7 +22,7 @@ pub enum Format {
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn set(
+pub(crate) unsafe extern "C" fn set(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     conf: *mut c_void,

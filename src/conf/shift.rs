@@ -21,7 +21,7 @@ type Mistake<'a> = (&'a [u8], &'static str);
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn set(
+pub(super) unsafe extern "C" fn set(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     _conf: *mut c_void,

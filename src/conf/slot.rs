@@ -16,7 +16,7 @@ use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use super::args;
 
 /// The value of a directive in one block, which may be not set there.
-pub trait Setting: Copy {
+pub(super) trait Setting: Copy {
     /// What stands where a block says nothing. nginx's setters know it, and call a second directive a duplicate by it.
     const UNSET: Self;
 
@@ -102,7 +102,7 @@ macro_rules! setter {
         /// # Safety
         ///
         /// As nginx calls a directive's setter.
-        pub unsafe extern "C" fn $name(
+        pub(super) unsafe extern "C" fn $name(
             cf: *mut ngx_conf_t,
             command: *mut ngx_command_t,
             conf: *mut c_void,
@@ -138,7 +138,7 @@ const LONGEST_TIMEOUT: ngx_uint_t = 15 * 60 * 1000;
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn positive_milliseconds(
+pub(super) unsafe extern "C" fn positive_milliseconds(
     cf: *mut ngx_conf_t,
     command: *mut ngx_command_t,
     conf: *mut c_void,
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn positive_milliseconds(
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn lookups(
+pub(super) unsafe extern "C" fn lookups(
     cf: *mut ngx_conf_t,
     command: *mut ngx_command_t,
     conf: *mut c_void,
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn lookups(
 ///
 /// As nginx calls a directive's setter.
 #[cfg(ngx_feature = "http_ssl")]
-pub unsafe extern "C" fn depth(
+pub(super) unsafe extern "C" fn depth(
     cf: *mut ngx_conf_t,
     command: *mut ngx_command_t,
     conf: *mut c_void,
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn depth(
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn buffer_size(
+pub(super) unsafe extern "C" fn buffer_size(
     cf: *mut ngx_conf_t,
     command: *mut ngx_command_t,
     conf: *mut c_void,
@@ -214,7 +214,7 @@ pub unsafe extern "C" fn buffer_size(
 }
 
 /// Reads words of a list into a mask, which begins as `empty`.
-pub fn mask(
+pub(super) fn mask(
     cf: *mut ngx_conf_t,
     known: &[(&[u8], u32)],
     empty: ngx_uint_t,

@@ -35,7 +35,7 @@ const PROTOCOLS: [(&[u8], u32); 4] = [
 ];
 
 /// `TLSv1.2 TLSv1.3`.
-pub const DEFAULT_PROTOCOLS: ngx_uint_t = (NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3) as ngx_uint_t;
+pub(crate) const DEFAULT_PROTOCOLS: ngx_uint_t = (NGX_SSL_TLSv1_2 | NGX_SSL_TLSv1_3) as ngx_uint_t;
 
 /// What the directives of a block say.
 #[repr(C)]
@@ -159,7 +159,7 @@ fn blame(cf: &mut ngx_conf_t, directive: &str, value: &ngx_str_t) -> Invalid {
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn protocols(
+pub(crate) unsafe extern "C" fn protocols(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     conf: *mut c_void,

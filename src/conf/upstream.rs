@@ -17,9 +17,9 @@ use super::slot;
 
 const SET: ngx_uint_t = NGX_CONF_BITMASK_SET as ngx_uint_t;
 /// What `ngx_http_upstream_next` is told when we want the next server.
-pub const INVALID_HEADER: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_INVALID_HEADER as ngx_uint_t;
+pub(crate) const INVALID_HEADER: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_INVALID_HEADER as ngx_uint_t;
 /// `error timeout`, nginx's own default.
-pub const DEFAULT_CASES: ngx_uint_t =
+pub(crate) const DEFAULT_CASES: ngx_uint_t =
     SET | (NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_TIMEOUT) as ngx_uint_t;
 const OFF: ngx_uint_t = NGX_HTTP_UPSTREAM_FT_OFF as ngx_uint_t;
 
@@ -43,7 +43,7 @@ const CASES: [(&[u8], u32); 14] = [
 ];
 
 /// The case of `next_upstream` that an answer's status is, if it is one.
-pub fn case_of(status: u16) -> Option<ngx_uint_t> {
+pub(crate) fn case_of(status: u16) -> Option<ngx_uint_t> {
     let case = match status {
         403 => NGX_HTTP_UPSTREAM_FT_HTTP_403,
         404 => NGX_HTTP_UPSTREAM_FT_HTTP_404,
@@ -58,7 +58,7 @@ pub fn case_of(status: u16) -> Option<ngx_uint_t> {
 }
 
 /// A structure in which no directive has set anything.
-pub fn new() -> ngx_http_upstream_conf_t {
+pub(crate) fn new() -> ngx_http_upstream_conf_t {
     // SAFETY: nginx's modules make theirs with ngx_pcalloc, as here.
     let mut conf: ngx_http_upstream_conf_t = unsafe { mem::zeroed() };
     // An answer that was asked for is kept even if nobody waits for it any more.
@@ -67,13 +67,13 @@ pub fn new() -> ngx_http_upstream_conf_t {
 }
 
 /// nginx's page size, its own default for buffers.
-pub fn page_size() -> usize {
+pub(crate) fn page_size() -> usize {
     // SAFETY: nginx sets it before it reads the configuration (ngx_os_init).
     unsafe { nginx_sys::ngx_pagesize }
 }
 
 /// `off` takes all other words away.
-pub fn tidy(conf: &mut ngx_http_upstream_conf_t) {
+pub(crate) fn tidy(conf: &mut ngx_http_upstream_conf_t) {
     if conf.next_upstream & OFF != 0 {
         conf.next_upstream = SET | OFF;
     }
@@ -84,7 +84,7 @@ pub fn tidy(conf: &mut ngx_http_upstream_conf_t) {
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn next(
+pub(crate) unsafe extern "C" fn next(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     conf: *mut c_void,

@@ -26,7 +26,7 @@ const LONGEST: ngx_int_t = 365 * 24 * 3600;
 const LONGEST_FAILURE: ngx_int_t = 1000;
 
 /// `200 1h; 401 30s; any 1s`.
-pub const DEFAULT: Valid = Valid {
+pub(crate) const DEFAULT: Valid = Valid {
     known: Some(Seconds::new(3600)),
     refused: Some(30_000),
     failed: Some(1000),
@@ -73,7 +73,7 @@ impl Valid {
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn set(
+pub(crate) unsafe extern "C" fn set(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     conf: *mut c_void,

@@ -19,7 +19,7 @@ use crate::zone::{Settings, SharedZone};
 /// # Safety
 ///
 /// As nginx calls a directive's setter.
-pub unsafe extern "C" fn set(
+pub(crate) unsafe extern "C" fn set(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
     _conf: *mut c_void,

@@ -37,7 +37,7 @@ struct GroupKept {
 }
 
 /// The list.
-pub struct Kept {
+pub(super) struct Kept {
     /// The group's own list, and its limits.
     group: Option<NonNull<GroupKept>>,
     /// How many connections may be in ours.
@@ -48,7 +48,7 @@ pub struct Kept {
 
 impl Kept {
     /// An empty list beside that of `group`; one that stays empty if the group has none, or if `keeps` is false.
-    pub fn beside(
+    pub(super) fn beside(
         cf: &ngx_conf_t,
         group: *const ngx_http_upstream_srv_conf_t,
         keeps: bool,
@@ -64,7 +64,7 @@ impl Kept {
     }
 
     /// Calls the group's balancer, which sees an empty list meanwhile.
-    pub fn hidden<T>(&self, body: impl FnOnce() -> T) -> T {
+    pub(super) fn hidden<T>(&self, body: impl FnOnce() -> T) -> T {
         let Some(group) = self.group else {
             return body();
         };
@@ -87,7 +87,7 @@ impl Kept {
     /// # Safety
     ///
     /// The peer is that of a live lookup's upstream, and has no connection.
-    pub unsafe fn take(&self, peer: &mut ngx_peer_connection_t, server: &Address) -> bool {
+    pub(super) unsafe fn take(&self, peer: &mut ngx_peer_connection_t, server: &Address) -> bool {
         let connection = loop {
             let connection = {
                 let mut idle = self.idle.borrow_mut();
@@ -125,7 +125,7 @@ impl Kept {
     /// # Safety
     ///
     /// The upstream is that of a live lookup, and `self` lives as long as the worker's configuration.
-    pub unsafe fn keep(&self, upstream: &mut ngx_http_upstream_t, server: Address) {
+    pub(super) unsafe fn keep(&self, upstream: &mut ngx_http_upstream_t, server: Address) {
         let connection = upstream.peer.connection;
         // SAFETY: the caller's; the connection is live, with both events.
         unsafe {
@@ -253,7 +253,7 @@ unsafe fn set_log(connection: *mut ngx_connection_t, log: *mut ngx_log_t) {
 /// # Safety
 ///
 /// The peer has a connection, which nothing else uses.
-pub unsafe fn refuse(peer: &mut ngx_peer_connection_t) {
+pub(super) unsafe fn refuse(peer: &mut ngx_peer_connection_t) {
     let connection = core::mem::replace(&mut peer.connection, ptr::null_mut());
     peer.set_cached(0);
     // SAFETY: the caller's.

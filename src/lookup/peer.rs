@@ -50,7 +50,7 @@ type Free = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void,
 
 /// A group's structure with our `init`, the group, and what this worker's lookups keep beside it.
 #[repr(C)]
-pub struct Shell {
+pub(crate) struct Shell {
     shown: ngx_http_upstream_srv_conf_t,
     group: *mut ngx_http_upstream_srv_conf_t,
     /// Connections that lookups left open.
@@ -64,7 +64,7 @@ pub struct Shell {
 
 /// What a lookup has of its peer.
 #[derive(Clone, Copy)]
-pub struct Peer {
+pub(crate) struct Peer {
     shell: *const Shell,
     get: Get,
     free: Free,
@@ -72,7 +72,7 @@ pub struct Peer {
 
 impl Peer {
     /// No peer was set up yet.
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         shell: ptr::null(),
         get: None,
         free: None,
@@ -81,7 +81,7 @@ impl Peer {
 
 /// The address of a server, to compare it with.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Address {
+pub(crate) struct Address {
     len: usize,
     bytes: [u8; size_of::<libc::sockaddr_storage>()],
 }
@@ -109,7 +109,7 @@ impl Address {
     /// # Safety
     ///
     /// The peer is live.
-    pub unsafe fn of(peer: *const ngx_peer_connection_t) -> Self {
+    pub(crate) unsafe fn of(peer: *const ngx_peer_connection_t) -> Self {
         // SAFETY: the caller's; the balancer sets both together.
         unsafe { Self::new((*peer).sockaddr, (*peer).socklen) }
     }
@@ -117,7 +117,7 @@ impl Address {
 
 /// A shell around `group`; `None` without memory. For when every group has been initialised. `keeps`: whether connections
 /// of its lookups may be used again.
-pub fn shell(
+pub(crate) fn shell(
     cf: &mut ngx_conf_t,
     group: *mut ngx_http_upstream_srv_conf_t,
     keeps: bool,

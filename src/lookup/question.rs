@@ -16,7 +16,7 @@ use crate::ngx::request::Request;
 use crate::variables;
 
 /// A question, ready to be sent.
-pub struct Written {
+pub(super) struct Written {
     /// The HTTP request.
     pub bytes: Wiped,
     /// The user that an application service wants to be.
@@ -28,7 +28,7 @@ pub struct Written {
 
 /// Writes the whoami request for what `client` asks. Nothing if it does not ask that (any more),
 /// or without memory.
-pub fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
+pub(super) fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
     fault::at(Place::Ask, client.user_agent());
     let indexes = variables::indexes(client);
     let (mut user_room, mut device_room) = (Vec::new(), Vec::new());

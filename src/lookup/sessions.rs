@@ -23,7 +23,7 @@ const VERIFIED: core::ffi::c_long = 0;
 
 /// The sessions.
 #[derive(Default)]
-pub struct Sessions(RefCell<Vec<(Address, Session)>>);
+pub(super) struct Sessions(RefCell<Vec<(Address, Session)>>);
 
 /// A session that is ours.
 struct Session(*mut SSL_SESSION);
@@ -41,7 +41,11 @@ impl Sessions {
     /// # Safety
     ///
     /// TLS begins on the connection.
-    pub unsafe fn offer(&self, server: &Address, connection: *mut ngx_connection_t) -> ngx_int_t {
+    pub(super) unsafe fn offer(
+        &self,
+        server: &Address,
+        connection: *mut ngx_connection_t,
+    ) -> ngx_int_t {
         let sessions = self.0.borrow();
         match sessions.iter().find(|(address, _)| address == server) {
             // SAFETY: the caller's; OpenSSL counts a reference of its own.
@@ -55,7 +59,7 @@ impl Sessions {
     /// # Safety
     ///
     /// The connection has TLS.
-    pub unsafe fn keep(&self, server: Address, connection: *mut ngx_connection_t) {
+    pub(super) unsafe fn keep(&self, server: Address, connection: *mut ngx_connection_t) {
         // SAFETY: the caller's; the result is NULL, or a reference that is ours.
         let session = unsafe { ngx_ssl_get_session(connection) };
         if session.is_null() {
@@ -73,7 +77,7 @@ impl Sessions {
     }
 
     /// Offers no session with `server` any more.
-    pub fn forget(&self, server: &Address) {
+    pub(super) fn forget(&self, server: &Address) {
         self.0.borrow_mut().retain(|(address, _)| address != server);
     }
 }
@@ -83,7 +87,7 @@ impl Sessions {
 /// # Safety
 ///
 /// The upstream is that of a live lookup.
-pub unsafe fn error_of(upstream: &ngx_http_upstream_t) -> Option<TlsError> {
+pub(super) unsafe fn error_of(upstream: &ngx_http_upstream_t) -> Option<TlsError> {
     // SAFETY: the caller's; a connection with TLS has a session of OpenSSL's, and an error has a static text.
     unsafe {
         let tls = upstream.peer.connection.as_ref()?.ssl.as_ref()?;
@@ -103,7 +107,7 @@ pub unsafe fn error_of(upstream: &ngx_http_upstream_t) -> Option<TlsError> {
 
 /// What was wrong with TLS.
 #[derive(Clone, Copy, Debug)]
-pub enum TlsError {
+pub(super) enum TlsError {
     /// The handshake took too long.
     Slow,
     /// There was no handshake: no TLS there, or no protocol or cipher in common.

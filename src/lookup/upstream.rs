@@ -34,7 +34,7 @@ const BAD_GATEWAY: ngx_int_t = NGX_HTTP_BAD_GATEWAY as ngx_int_t;
 const GATEWAY_TIME_OUT: ngx_int_t = NGX_HTTP_GATEWAY_TIME_OUT as ngx_int_t;
 
 /// Starts the upstream of a lookup's subrequest: its first and only write event.
-pub unsafe extern "C" fn run(child: *mut ngx_http_request_t) {
+pub(super) unsafe extern "C" fn run(child: *mut ngx_http_request_t) {
     guard::guard((), || {
         // SAFETY: nginx calls with the live subrequest that `Lookup::subrequest` made.
         unsafe {

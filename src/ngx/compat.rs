@@ -7,34 +7,34 @@
 
 use nginx_sys::{ngx_http_request_t, ngx_http_variable_value_t, ngx_uint_t};
 
-// The generated code is bindgen's, not ours: our lints do not judge it.
+// The generated code is bindgen's, not ours: our lints do not judge it. `layout-check` compares it with the C compiler.
 #[allow(
     warnings,
     clippy::all,
     missing_docs,
     clippy::undocumented_unsafe_blocks
 )]
-mod bound {
+pub(crate) mod bound {
     include!(concat!(env!("OUT_DIR"), "/request.rs"));
 }
 
 /// What a module has in the place of `spare1`. Angie loads no module without its sign there (`ngx_add_module`), and names
 /// that field `angie_sign`; `scripts/build` has it bound as `spare1`.
 #[cfg(angie)]
-pub const MODULE_SIGN: ngx_uint_t = ANGIE_SIGN;
+pub(crate) const MODULE_SIGN: ngx_uint_t = ANGIE_SIGN;
 /// What a module has in `spare1`.
 #[cfg(not(angie))]
-pub const MODULE_SIGN: ngx_uint_t = 0;
+pub(crate) const MODULE_SIGN: ngx_uint_t = 0;
 
 /// The version that a module must have (`NGX_MODULE_V1`). Angie counts its own.
 #[cfg(angie)]
-pub const MODULE_VERSION: ngx_uint_t = nginx_sys::angie_version as ngx_uint_t;
+pub(crate) const MODULE_VERSION: ngx_uint_t = nginx_sys::angie_version as ngx_uint_t;
 /// The version that a module must have (`NGX_MODULE_V1`).
 #[cfg(not(angie))]
-pub const MODULE_VERSION: ngx_uint_t = nginx_sys::nginx_version as ngx_uint_t;
+pub(crate) const MODULE_VERSION: ngx_uint_t = nginx_sys::nginx_version as ngx_uint_t;
 
 /// Angie's sign in a module (`ngx_angie_sign` in its `angie.h`).
-pub const ANGIE_SIGN: ngx_uint_t = {
+pub(crate) const ANGIE_SIGN: ngx_uint_t = {
     let (mut sum, mut at) = (0, 0);
     while at < b"Angie".len() {
         sum += b"Angie"[at] as ngx_uint_t;
@@ -48,7 +48,7 @@ pub const ANGIE_SIGN: ngx_uint_t = {
 /// # Safety
 ///
 /// `r` points to a live request.
-pub unsafe fn set_logged(r: *mut ngx_http_request_t) {
+pub(crate) unsafe fn set_logged(r: *mut ngx_http_request_t) {
     // SAFETY: both types are bindings of the same C structure; this one has its bitfields where C has them.
     unsafe { (*r.cast::<bound::ngx_http_request_t>()).set_logged(1) }
 }
@@ -57,7 +57,7 @@ pub unsafe fn set_logged(r: *mut ngx_http_request_t) {
 ///
 /// Every request writes three. bindgen 0.72 makes setters that go bit by bit, so that they took 1,800 instructions
 /// (callgrind), more than all the rest that we do for a hit; those of 0.73 are a mask each.
-pub fn fill_variable(value: &mut ngx_http_variable_value_t, data: *const u8, len: u32) {
+pub(crate) fn fill_variable(value: &mut ngx_http_variable_value_t, data: *const u8, len: u32) {
     let value: *mut ngx_http_variable_value_t = value;
     // SAFETY: both types are bindings of the same C structure, and the reference is to nobody else's.
     let value = unsafe { &mut *value.cast::<bound::ngx_http_variable_value_t>() };
@@ -71,7 +71,7 @@ pub fn fill_variable(value: &mut ngx_http_variable_value_t, data: *const u8, len
 /// The bytes that [`fill_variable`] gave a variable; `None` if it has no value.
 ///
 /// nginx-sys reads bitfields bit by bit as well.
-pub fn variable_bytes(value: &ngx_http_variable_value_t) -> Option<&[u8]> {
+pub(crate) fn variable_bytes(value: &ngx_http_variable_value_t) -> Option<&[u8]> {
     let value = core::ptr::from_ref(value).cast::<bound::ngx_http_variable_value_t>();
     // SAFETY: both types are bindings of the same C structure; a variable that is valid has `len` bytes behind `data`.
     unsafe {
@@ -86,7 +86,7 @@ pub fn variable_bytes(value: &ngx_http_variable_value_t) -> Option<&[u8]> {
 /// # Safety
 ///
 /// `r` points to a live request that was just created.
-pub unsafe fn uncount_request(r: *mut ngx_http_request_t) {
+pub(crate) unsafe fn uncount_request(r: *mut ngx_http_request_t) {
     #[cfg(not(ngx_stat_stub))]
     let _ = r;
     #[cfg(ngx_stat_stub)]

@@ -9,7 +9,7 @@ use super::request::bytes;
 pub struct Invalid;
 
 /// The arguments of the directive that nginx is reading; the first is its name.
-pub fn args<'c>(cf: &ngx_conf_t) -> Vec<&'c [u8]> {
+pub(crate) fn args<'c>(cf: &ngx_conf_t) -> Vec<&'c [u8]> {
     // SAFETY: nginx keeps the words of the directive in an array of strings from the configuration's pool.
     unsafe {
         let words = &*cf.args;
@@ -21,7 +21,7 @@ pub fn args<'c>(cf: &ngx_conf_t) -> Vec<&'c [u8]> {
 }
 
 /// Where the directive that nginx is reading stands: `file:line`.
-pub fn place(cf: &ngx_conf_t) -> String {
+pub(crate) fn place(cf: &ngx_conf_t) -> String {
     // SAFETY: nginx has a configuration file open while it reads directives, or none (`-g`).
     unsafe {
         match cf.conf_file.as_ref() {

@@ -42,7 +42,7 @@ struct Inner {
 }
 
 /// An event that calls a function with a subject.
-pub struct Alarm(*mut Inner);
+pub(crate) struct Alarm(*mut Inner);
 
 impl Alarm {
     /// An alarm that is not set; nothing without memory. `cancelable`: a worker that shuts down does not wait for it.
@@ -51,7 +51,7 @@ impl Alarm {
     ///
     /// `log` outlives the alarm. `call` may be called with `subject` until the alarm is dropped; it must not unwind,
     /// and it may drop the alarm.
-    pub unsafe fn new(
+    pub(crate) unsafe fn new(
         log: *mut ngx_log_t,
         cancelable: bool,
         call: unsafe fn(*mut c_void, Ring),
@@ -77,7 +77,7 @@ impl Alarm {
     }
 
     /// Rings in `milliseconds`, unless it is set to ring already.
-    pub fn set(&self, milliseconds: ngx_msec_t) {
+    pub(crate) fn set(&self, milliseconds: ngx_msec_t) {
         // SAFETY: the event lives until `drop`, which takes it out of the tree.
         unsafe {
             if (*self.event()).timer_set() == 0 {
@@ -87,13 +87,13 @@ impl Alarm {
     }
 
     /// Rings in `milliseconds`, whatever it was set to.
-    pub fn reset(&self, milliseconds: ngx_msec_t) {
+    pub(crate) fn reset(&self, milliseconds: ngx_msec_t) {
         self.unset();
         self.set(milliseconds);
     }
 
     /// Does not ring when the time is up.
-    pub fn unset(&self) {
+    pub(crate) fn unset(&self) {
         // SAFETY: the event lives until `drop`, and is in the tree when `timer_set` says so.
         unsafe {
             if (*self.event()).timer_set() != 0 {
@@ -103,13 +103,13 @@ impl Alarm {
     }
 
     /// Has the debug lines about it go to another log, which outlives it.
-    pub fn relog(&self, log: *mut ngx_log_t) {
+    pub(crate) fn relog(&self, log: *mut ngx_log_t) {
         // SAFETY: the event lives until `drop`.
         unsafe { (*self.event()).log = log }
     }
 
     /// Rings once more in this turn of the event loop, after the callbacks that are running.
-    pub fn post(&self) {
+    pub(crate) fn post(&self) {
         // SAFETY: the event lives until `drop`, which takes it out of the queue.
         unsafe { nginx_sys::ngx_post_event(self.event(), &raw mut nginx_sys::ngx_posted_events) }
     }

@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Runs `body`; if it panics, logs where and returns what `fallback` gives.
-pub fn guard_or<T>(fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T {
+pub(crate) fn guard_or<T>(fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T {
     match panic::catch_unwind(AssertUnwindSafe(body)) {
         Ok(value) => value,
         Err(_) => {
@@ -29,14 +29,14 @@ pub fn guard_or<T>(fallback: impl FnOnce() -> T, body: impl FnOnce() -> T) -> T 
 }
 
 /// Runs `body`; if it panics, logs where and returns `fallback`.
-pub fn guard<T>(fallback: T, body: impl FnOnce() -> T) -> T {
+pub(crate) fn guard<T>(fallback: T, body: impl FnOnce() -> T) -> T {
     guard_or(|| fallback, body)
 }
 
 /// Keeps the place of a panic for the log line, instead of the standard library's message on stderr.
 ///
 /// The payload is dropped unread: it could quote bytes of a request.
-pub fn install_hook() {
+pub(crate) fn install_hook() {
     panic::set_hook(Box::new(|info| {
         let place = info
             .location()

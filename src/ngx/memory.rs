@@ -8,7 +8,7 @@ use std::alloc::{Layout, alloc};
 use nginx_sys::ngx_buf_t;
 
 /// A box, if there is memory for it.
-pub fn boxed<T>(value: T) -> Option<Box<T>> {
+pub(crate) fn boxed<T>(value: T) -> Option<Box<T>> {
     const { assert!(size_of::<T>() > 0, "`alloc` wants a size") };
     // SAFETY: the layout is that of `T`, whose size is not 0; the memory is written before it is anybody's.
     unsafe {
@@ -22,7 +22,7 @@ pub fn boxed<T>(value: T) -> Option<Box<T>> {
 }
 
 /// An empty vector with room for `capacity`, if there is memory for it.
-pub fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
+pub(crate) fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
     let mut vector = Vec::new();
     vector.try_reserve_exact(capacity).ok()?;
     Some(vector)
@@ -33,7 +33,7 @@ pub fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
 /// # Safety
 ///
 /// The buffer is NULL, or in memory that can be written to.
-pub unsafe fn wipe_buffer(buffer: *const ngx_buf_t) {
+pub(crate) unsafe fn wipe_buffer(buffer: *const ngx_buf_t) {
     // SAFETY: the caller's; `start` and `end` are the bounds of its memory.
     unsafe {
         if let Some(buffer) = buffer.as_ref().filter(|buffer| !buffer.start.is_null()) {

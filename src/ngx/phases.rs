@@ -12,14 +12,14 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use super::conf::Invalid;
 
 /// A handler of a phase.
-pub type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
+pub(crate) type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
 
 /// Adds a handler to a phase, for a module's postconfiguration.
 ///
 /// # Errors
 ///
 /// There is no memory.
-pub fn add(cf: &mut ngx_conf_t, phase: u32, handler: Handler) -> Result<(), Invalid> {
+pub(crate) fn add(cf: &mut ngx_conf_t, phase: u32, handler: Handler) -> Result<(), Invalid> {
     let core = NgxHttpCoreModule::main_conf_mut(cf).expect("nginx creates it first");
     // SAFETY: the array holds handlers, and is nginx's to grow.
     unsafe {
@@ -36,7 +36,7 @@ pub fn add(cf: &mut ngx_conf_t, phase: u32, handler: Handler) -> Result<(), Inva
 /// nginx runs the handlers of a phase in the reverse order of their modules, which is the order of configure arguments and
 /// of `load_module`. For a module's `init_module`: then nginx has laid out the phases (`ngx_http_init_phase_handlers`), and
 /// no worker runs them yet.
-pub fn put_first_in_preaccess(cycle: &ngx_cycle_t, handler: Handler) -> bool {
+pub(crate) fn put_first_in_preaccess(cycle: &ngx_cycle_t, handler: Handler) -> bool {
     let Some(core) = NgxHttpCoreModule::main_conf(cycle) else {
         return false;
     };

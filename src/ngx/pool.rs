@@ -11,7 +11,7 @@ use super::guard;
 /// # Safety
 ///
 /// `pool` is live, and nothing uses the result after it is destroyed.
-pub unsafe fn adopt<T>(pool: *mut ngx_pool_t, value: T) -> Option<&'static mut T> {
+pub(crate) unsafe fn adopt<T>(pool: *mut ngx_pool_t, value: T) -> Option<&'static mut T> {
     // SAFETY: the cleanup entry is allocated from the pool, and gives the box back exactly once.
     unsafe {
         let cleanup = nginx_sys::ngx_pool_cleanup_add(pool, 0).as_mut()?;

@@ -1,14 +1,14 @@
 //! Processes: this one, and whether another one lives.
 
 /// This worker process: its number, and its process id.
-pub fn this() -> (usize, u32) {
+pub(crate) fn this() -> (usize, u32) {
     // SAFETY: nginx sets both before a worker process serves requests.
     let (number, pid) = unsafe { (nginx_sys::ngx_worker, nginx_sys::ngx_pid) };
     (number, u32::try_from(pid).unwrap_or(1))
 }
 
 /// Whether a process exists, whoever's it is.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else {
         return false;
     };

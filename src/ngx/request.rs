@@ -18,11 +18,11 @@ use nginx_sys::{
 /// A live request. Copies are cheap and dangle once nginx frees the request: keep one only where a cleanup handler
 /// (see [`Self::add_cleanup`]) takes it away in time.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Request(NonNull<ngx_http_request_t>);
+pub(crate) struct Request(NonNull<ngx_http_request_t>);
 
 /// Where in its phases a request is: the phase, and the location.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Place(ngx_int_t, *mut *mut c_void);
+pub(crate) struct Place(ngx_int_t, *mut *mut c_void);
 
 /// nginx's modules that pass a request to another server.
 const PASSING: [&CStr; 6] = [
@@ -39,7 +39,7 @@ const PASSING: [&CStr; 6] = [
 /// # Safety
 ///
 /// `s` describes memory that stays unchanged as long as the result is used.
-pub unsafe fn bytes<'a>(s: &ngx_str_t) -> &'a [u8] {
+pub(crate) unsafe fn bytes<'a>(s: &ngx_str_t) -> &'a [u8] {
     if s.data.is_null() {
         return &[];
     }
@@ -51,37 +51,37 @@ impl Request {
     /// # Safety
     ///
     /// `r` is the live request of the callback that nginx is running, and is not NULL.
-    pub unsafe fn from_ptr(r: *mut ngx_http_request_t) -> Self {
+    pub(crate) unsafe fn from_ptr(r: *mut ngx_http_request_t) -> Self {
         // SAFETY: the caller vouches that it is not NULL.
         Self(unsafe { NonNull::new_unchecked(r) })
     }
 
     /// For calls into nginx.
-    pub fn as_ptr(self) -> *mut ngx_http_request_t {
+    pub(crate) fn as_ptr(self) -> *mut ngx_http_request_t {
         self.0.as_ptr()
     }
 
     /// Whether this is the client's own request, not a subrequest of it.
-    pub fn is_main(self) -> bool {
+    pub(crate) fn is_main(self) -> bool {
         // SAFETY: live by construction.
         unsafe { (*self.as_ptr()).main == self.as_ptr() }
     }
 
     /// The connection, real or (HTTP/2, HTTP/3) made up for the stream.
-    pub fn connection(self) -> *mut ngx_connection_t {
+    pub(crate) fn connection(self) -> *mut ngx_connection_t {
         // SAFETY: live by construction; nginx sets it when it makes the request.
         unsafe { (*self.as_ptr()).connection }
     }
 
     /// The log of the connection.
-    pub fn log(self) -> *mut ngx_log_t {
+    pub(crate) fn log(self) -> *mut ngx_log_t {
         // SAFETY: a connection with a request has a log.
         unsafe { (*self.connection()).log }
     }
 
     /// The value of the `Authorization` header. nginx itself refuses a request that has two
     /// (`ngx_http_process_unique_header_line`).
-    pub fn authorization<'r>(self) -> Option<&'r [u8]> {
+    pub(crate) fn authorization<'r>(self) -> Option<&'r [u8]> {
         // SAFETY: live by construction; the header's value lives in the request's buffers.
         unsafe {
             let header = (*self.as_ptr()).headers_in.authorization.as_ref()?;
@@ -90,7 +90,7 @@ impl Request {
     }
 
     /// The value of the `User-Agent` header.
-    pub fn user_agent<'r>(self) -> Option<&'r [u8]> {
+    pub(crate) fn user_agent<'r>(self) -> Option<&'r [u8]> {
         // SAFETY: live by construction; the header's value lives in the request's buffers.
         unsafe {
             let header = (*self.as_ptr()).headers_in.user_agent.as_ref()?;
@@ -99,25 +99,25 @@ impl Request {
     }
 
     /// The client's address as text, as `$remote_addr` gives it.
-    pub fn address<'r>(self) -> &'r [u8] {
+    pub(crate) fn address<'r>(self) -> &'r [u8] {
         // SAFETY: live by construction; the text lives as long as the connection, or the request that changed it.
         unsafe { bytes(&(*self.connection()).addr_text) }
     }
 
     /// The path, decoded, without the query.
-    pub fn uri<'r>(self) -> &'r [u8] {
+    pub(crate) fn uri<'r>(self) -> &'r [u8] {
         // SAFETY: live by construction; the path lives in the request's pool.
         unsafe { bytes(&(*self.as_ptr()).uri) }
     }
 
     /// The query, without the `?`.
-    pub fn args<'r>(self) -> &'r [u8] {
+    pub(crate) fn args<'r>(self) -> &'r [u8] {
         // SAFETY: live by construction; the query lives in the request's buffers.
         unsafe { bytes(&(*self.as_ptr()).args) }
     }
 
     /// The variable of that index; nothing if it has no value.
-    pub fn variable<'r>(self, index: ngx_uint_t) -> Option<&'r [u8]> {
+    pub(crate) fn variable<'r>(self, index: ngx_uint_t) -> Option<&'r [u8]> {
         // SAFETY: live by construction; an index that `ngx_http_get_variable_index` gave for this configuration.
         unsafe {
             let value = ngx_http_get_indexed_variable(self.as_ptr(), index).as_ref()?;
@@ -133,7 +133,10 @@ impl Request {
     /// # Safety
     ///
     /// `value` belongs to the configuration that the request is served by.
-    pub unsafe fn evaluate<'r>(self, value: NonNull<ngx_http_complex_value_t>) -> Option<&'r [u8]> {
+    pub(crate) unsafe fn evaluate<'r>(
+        self,
+        value: NonNull<ngx_http_complex_value_t>,
+    ) -> Option<&'r [u8]> {
         let mut text = ngx_str_t::default();
         // SAFETY: live by construction, and the caller's; the text lives as long as the request or the configuration.
         unsafe {
@@ -144,7 +147,7 @@ impl Request {
 
     /// The place of an indexed variable, filled or not. It is shared with subrequests and survives internal
     /// redirects, which `r->ctx` does not (`ngx_http_internal_redirect`).
-    pub fn variable_slot<'r>(self, index: ngx_uint_t) -> &'r mut ngx_http_variable_value_t {
+    pub(crate) fn variable_slot<'r>(self, index: ngx_uint_t) -> &'r mut ngx_http_variable_value_t {
         // SAFETY: live by construction; `variables` has a place for each index of the configuration
         // (`ngx_http_alloc_request`), and nothing else holds a reference to it while we do.
         unsafe { &mut *(*self.as_ptr()).variables.add(index) }
@@ -152,7 +155,7 @@ impl Request {
 
     /// Copies bytes into the request's pool: no call to the system unless the pool has to grow. Nothing when there
     /// is no memory.
-    pub fn copy<const N: usize>(self, source: &[u8; N]) -> Option<NonNull<u8>> {
+    pub(crate) fn copy<const N: usize>(self, source: &[u8; N]) -> Option<NonNull<u8>> {
         // SAFETY: live by construction; `ngx_pnalloc` gives `N` bytes or NULL.
         unsafe {
             let target = NonNull::new(ngx_pnalloc((*self.as_ptr()).pool, N).cast::<u8>())?;
@@ -162,13 +165,16 @@ impl Request {
     }
 
     /// Where in its phases it is: the same again only if nothing has moved it meanwhile.
-    pub fn place(self) -> Place {
+    pub(crate) fn place(self) -> Place {
         // SAFETY: live by construction.
         unsafe { Place((*self.as_ptr()).phase_handler, (*self.as_ptr()).loc_conf) }
     }
 
     /// What a handler that was added with [`Self::add_cleanup`] and is still set is to be called with.
-    pub fn subject_of(self, handler: unsafe extern "C" fn(*mut c_void)) -> Option<NonNull<c_void>> {
+    pub(crate) fn subject_of(
+        self,
+        handler: unsafe extern "C" fn(*mut c_void),
+    ) -> Option<NonNull<c_void>> {
         // SAFETY: live by construction; the entries live as long as the request.
         unsafe {
             let mut entry = (*self.as_ptr()).cleanup;
@@ -188,7 +194,7 @@ impl Request {
     /// Adds a handler that nginx calls when the request ends, however it ends: also from `ngx_http_terminate_request`,
     /// where a pool's cleanup would come too late. The entry lives as long as the request; it does nothing while its
     /// handler is NULL.
-    pub fn add_cleanup(self) -> Option<NonNull<ngx_http_cleanup_t>> {
+    pub(crate) fn add_cleanup(self) -> Option<NonNull<ngx_http_cleanup_t>> {
         // SAFETY: live by construction; the entry is allocated from the request's pool.
         NonNull::new(unsafe { ngx_http_cleanup_add(self.as_ptr(), 0) })
     }
@@ -196,7 +202,7 @@ impl Request {
     /// Lets the request wait: the only thing that happens to it meanwhile is that its client may go away.
     ///
     /// As `ngx_http_limit_req_handler` does for a delayed request, so bodies, HTTP/2 and HTTP/3 are treated alike.
-    pub fn park(self) {
+    pub(crate) fn park(self) {
         // SAFETY: live by construction. As `ngx_http_limit_req_handler`: events that wait already are seen now.
         unsafe {
             let connection = &mut *self.connection();
@@ -238,7 +244,7 @@ impl Request {
     }
 
     /// Ends [`Self::park`]: what happens to the request is its phases again (ngx_http_process_request).
-    pub fn unpark(self) {
+    pub(crate) fn unpark(self) {
         // SAFETY: live by construction.
         unsafe {
             (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
@@ -247,7 +253,7 @@ impl Request {
     }
 
     /// Lets a parked request go on where it stopped. The request may be gone when this returns.
-    pub fn resume(self) {
+    pub(crate) fn resume(self) {
         let connection = self.connection();
         // SAFETY: live by construction. As `ngx_http_request_handler` and `ngx_http_limit_req_delay` together.
         unsafe {

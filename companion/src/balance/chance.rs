@@ -11,7 +11,7 @@ const LOTS: usize = 20_000_000;
 
 /// The largest over the mean of what lots gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Chance {
+pub(crate) struct Chance {
     /// Half of the trials were below it.
     pub median: f64,
     /// 95 of 100 trials were below it.
@@ -20,7 +20,7 @@ pub struct Chance {
 
 impl Chance {
     /// Gives users of the given amounts to workers of the given weights.
-    pub fn of(amounts: impl Iterator<Item = u64> + Clone, weights: &[u64]) -> Self {
+    pub(crate) fn of(amounts: impl Iterator<Item = u64> + Clone, weights: &[u64]) -> Self {
         let users = amounts.clone().count();
         let repeated = |(worker, weight): (usize, &u64)| {
             std::iter::repeat_n(worker, usize::try_from(*weight).unwrap_or(1))

@@ -17,7 +17,7 @@ impl Report {
     ///
     /// # Errors
     /// A plot cannot be drawn.
-    pub fn page(&self, title: &str) -> Result<Page, Diagnostic> {
+    pub(crate) fn page(&self, title: &str) -> Result<Page, Diagnostic> {
         let span = match (&self.from, &self.until) {
             (Some(from), Some(until)) => format!("{from} to {until}"),
             _ => "no request".to_owned(),

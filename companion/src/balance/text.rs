@@ -74,13 +74,7 @@ impl Report {
                 number(group.requests)
             );
         }
-        let width = group
-            .workers
-            .iter()
-            .map(|worker| worker.worker.len())
-            .max()
-            .unwrap_or(0)
-            .max(6);
+        let width = column("worker", group.workers.iter().map(|worker| &*worker.worker));
         writeln!(
             f,
             "  {:width$} {:>9} {:>12} {:>6} {:>12} {:>10} {:>8} {:>7}",
@@ -196,10 +190,11 @@ impl Report {
             .iter()
             .filter(|group| group.times.requests > 0)
             .collect();
-        let Some(width) = timed.iter().map(|group| named(&group.group).len()).max() else {
+        if timed.is_empty() {
             return Ok(());
-        };
-        let width = width.max(14);
+        }
+        let names = timed.iter().map(|group| named(&group.group));
+        let width = column("slowest groups", names);
         writeln!(
             f,
             "\n{:width$} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -274,8 +269,13 @@ fn at_place(f: &mut Formatter<'_>, place: &AtPlace) -> Result {
     }
 }
 
+/// The width of a column with that title.
+pub(crate) fn column<'a>(title: &str, cells: impl Iterator<Item = &'a str>) -> usize {
+    cells.map(str::len).fold(title.len(), usize::max)
+}
+
 /// A group's name; the log may have none.
-pub fn named(group: &str) -> &str {
+pub(crate) fn named(group: &str) -> &str {
     if group.is_empty() {
         "(no name in the log)"
     } else {
@@ -284,7 +284,7 @@ pub fn named(group: &str) -> &str {
 }
 
 /// With commas.
-pub fn number(number: u64) -> String {
+pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -297,7 +297,7 @@ pub fn number(number: u64) -> String {
 }
 
 /// With the unit that fits.
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut text = String::new();
     for unit in ["B", "kB", "MB", "GB", "TB"] {

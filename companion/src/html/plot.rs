@@ -6,7 +6,7 @@ use plotters::prelude::*;
 /// Stands for the page's own color of text while a plot is drawn.
 const INK: RGBColor = RGBColor(1, 2, 3);
 /// The same in the SVG.
-pub const INK_TEXT: &str = "#010203";
+pub(super) const INK_TEXT: &str = "#010203";
 /// Seen on white and on black.
 const COLORS: [RGBColor; 10] = [
     RGBColor(0x3b, 0x82, 0xc4),
@@ -25,7 +25,7 @@ const TEXT: (&str, u32) = ("sans-serif", 14);
 
 /// Bars that lie, one group of them for each label.
 #[derive(Debug)]
-pub struct Bars {
+pub(crate) struct Bars {
     /// What each group is.
     pub labels: Vec<String>,
     /// What each bar in a group is.
@@ -38,7 +38,7 @@ pub struct Bars {
 
 /// Lines over time or another number.
 #[derive(Debug)]
-pub struct Lines {
+pub(crate) struct Lines {
     /// Each with its name.
     pub lines: Vec<(String, Vec<(f64, f64)>)>,
     /// Whether the lower axis has seconds since 1970.
@@ -48,14 +48,14 @@ pub struct Lines {
 }
 
 /// The color of a name, as HTML has it.
-pub fn color_of(index: usize) -> String {
+pub(super) fn color_of(index: usize) -> String {
     let RGBColor(red, green, blue) = COLORS[index % COLORS.len()];
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
 impl Bars {
     /// Draws them.
-    pub fn svg(&self) -> Result<String, String> {
+    pub(crate) fn svg(&self) -> Result<String, String> {
         let most = self.values.iter().flatten().copied().fold(0.0, f64::max);
         let most = if most > 0.0 { most * 1.05 } else { 1.0 };
         let height = 50 + self.labels.len() * (12 + 14 * self.names.len());
@@ -118,7 +118,7 @@ impl Bars {
 
 impl Lines {
     /// Draws them.
-    pub fn svg(&self) -> Result<String, String> {
+    pub(crate) fn svg(&self) -> Result<String, String> {
         let mut svg = String::new();
         self.draw(&mut svg).map_err(|error| error.to_string())?;
         Ok(svg.replace(INK_TEXT, "currentColor"))

@@ -28,7 +28,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use crate::model::{Address, Deployment, Override, Resource, Role};
 
 /// What `init` writes.
-pub const EXAMPLE: &str = include_str!("../../templates/example.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../../templates/example.toml");
 
 /// The file while it is read: what a span means, and where to report.
 struct Reader<'a> {
@@ -38,7 +38,7 @@ struct Reader<'a> {
 }
 
 /// Reads what the request names.
-pub fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
+pub(super) fn read(request: &Request, found: &mut Diagnostics) -> Option<Deployment> {
     let path = request.deployment.clone().unwrap_or_default();
     let text = match &request.deployment {
         Some(path) => text_of(path, found)?,
@@ -255,7 +255,7 @@ impl Reader<'_> {
                 .fix_with("use Synapse's worker_name");
             return None;
         }
-        let takes_requests = roles.iter().any(|role| !matches!(role, Role::Nothing(_)));
+        let takes_requests = roles.iter().any(|role| role.takes_requests());
         let listener = Listener {
             host: worker.host.as_ref(),
             port: worker.port.as_ref(),
@@ -378,11 +378,8 @@ impl Reader<'_> {
                 return None;
             }
             _ => {
-                let role = Role::NAMED
-                    .iter()
-                    .find(|(known, _)| known == name)
-                    .map(|(_, r)| *r);
-                if role.is_none_or(|role| matches!(role, Role::Nothing(_))) {
+                let role = Role::asked().find(|role| role.name() == name);
+                if role.is_none() {
                     self.error(&own.to.span(), format!("no such group: {name}"))
                         .fix_with("write \"main\" or the type of the workers that shall have it");
                     return None;

@@ -10,7 +10,7 @@ use crate::model::{Address, NoRequests, Resource, Role, Stream};
 
 /// Where something is stated.
 #[derive(Clone, Debug, Default)]
-pub struct Statement {
+pub(super) struct Statement {
     /// The file and the line.
     pub place: Option<Place>,
     /// The path of the key: `worker_listeners[0].port`.
@@ -19,7 +19,7 @@ pub struct Statement {
 
 impl Statement {
     /// A message about it.
-    pub fn on(&self, diagnostic: Diagnostic) -> Diagnostic {
+    pub(super) fn on(&self, diagnostic: Diagnostic) -> Diagnostic {
         let diagnostic = match &self.place {
             Some(place) => diagnostic.at(place),
             None => diagnostic,
@@ -31,7 +31,7 @@ impl Statement {
     }
 
     /// A key below it.
-    pub fn below(&self, key: &str) -> Self {
+    pub(super) fn below(&self, key: &str) -> Self {
         Self {
             key: format!("{}.{key}", self.key),
             ..self.clone()
@@ -41,7 +41,7 @@ impl Statement {
 
 /// A fact and where it is stated.
 #[derive(Clone, Debug)]
-pub struct Stated<T> {
+pub(super) struct Stated<T> {
     /// The fact.
     pub value: T,
     /// Where it is stated.
@@ -50,7 +50,7 @@ pub struct Stated<T> {
 
 /// All that is known.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The main process.
     pub main: Option<ProcessFacts>,
     /// The workers, in the order of the input.
@@ -69,7 +69,7 @@ pub struct Facts {
 
 /// What Synapse's shared files say about all processes.
 #[derive(Debug, Default)]
-pub struct Shared {
+pub(super) struct Shared {
     /// `stream_writers`, for each stream that it names.
     pub writers: BTreeMap<Stream, Stated<Vec<String>>>,
     /// The writers of `events`, to which no request goes.
@@ -88,7 +88,7 @@ pub struct Shared {
 
 /// What Synapse's shared files give to a worker besides streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
+pub(super) enum Duty {
     /// It works without requests.
     Unasked(NoRequests),
     /// It updates the user directory, and is the best to search it.
@@ -97,7 +97,7 @@ pub enum Duty {
 
 /// A process.
 #[derive(Debug)]
-pub struct ProcessFacts {
+pub(super) struct ProcessFacts {
     /// Its `worker_name`, or `main`.
     pub name: String,
     /// Where its name is stated.
@@ -122,7 +122,7 @@ pub struct ProcessFacts {
 
 /// What says what a process is.
 #[derive(Clone, Debug)]
-pub enum Application {
+pub(super) enum Application {
     /// The main process.
     Main,
     /// `synapse.app.generic_worker`.
@@ -135,7 +135,7 @@ pub enum Application {
 
 /// A listener.
 #[derive(Clone, Debug)]
-pub struct ListenerFacts {
+pub(super) struct ListenerFacts {
     /// Where it stands.
     pub at: Statement,
     /// What it serves, as Synapse builds it.
@@ -150,7 +150,7 @@ pub struct ListenerFacts {
 
 /// Why a listener is not for nginx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub(super) enum Unusable {
     /// nginx speaks plain HTTP to Synapse.
     Tls,
     /// It is a listener for something else: metrics, a manhole, replication.
@@ -163,7 +163,7 @@ pub enum Unusable {
 
 /// Where a listener is, as far as it says so itself.
 #[derive(Clone, Debug)]
-pub enum Bound {
+pub(super) enum Bound {
     /// It says all.
     Address(Address),
     /// It says the port; the host is to be found.

@@ -30,7 +30,7 @@ impl Worker<'_> {
 }
 
 /// Decides everything. `None` for the main process if nobody says where it listens.
-pub fn judge(facts: &Facts, found: &mut Diagnostics) -> (Option<Process>, Vec<Process>) {
+pub(super) fn judge(facts: &Facts, found: &mut Diagnostics) -> (Option<Process>, Vec<Process>) {
     let mut located = place::locate(facts, found).into_iter();
     let main = facts
         .main

@@ -8,7 +8,7 @@ use crate::model::Address;
 
 /// What /etc/resolv.conf says.
 #[derive(Debug)]
-pub struct Resolv {
+pub(super) struct Resolv {
     /// In nginx's form: an IPv6 address in brackets.
     pub nameservers: Vec<String>,
     /// Domains that the C library appends and nginx does not.
@@ -19,7 +19,7 @@ pub struct Resolv {
 ///
 /// # Errors
 /// It cannot be read, or names no server.
-pub fn read(path: &Path) -> Result<Resolv, Diagnostic> {
+pub(super) fn read(path: &Path) -> Result<Resolv, Diagnostic> {
     let fix = "name the servers under [resolver]: addresses = [\"10.96.0.10\"]";
     let text = std::fs::read_to_string(path).map_err(|error| {
         Diagnostic::error(format!(
@@ -69,7 +69,7 @@ fn in_nginx_form(address: &str) -> Option<String> {
 
 impl Resolv {
     /// Inside Kubernetes a short name works for everybody but nginx.
-    pub fn warns_about(&self, addresses: &[&Address]) -> Option<Diagnostic> {
+    pub(super) fn warns_about(&self, addresses: &[&Address]) -> Option<Diagnostic> {
         let cluster = self
             .search
             .iter()

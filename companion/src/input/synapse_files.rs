@@ -17,7 +17,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use crate::model::{NoRequests, Role};
 
 /// What Synapse's files say.
-pub struct Found {
+pub(super) struct Found {
     /// The main process.
     pub main: Option<ProcessFacts>,
     /// The workers that have files.
@@ -72,7 +72,11 @@ const APPLICATIONS: [(&str, App); 12] = [
 const MEDIA: &str = "synapse.app.media_repository";
 
 /// Reads all of them.
-pub fn read(homeserver: &[PathBuf], workers: &[PathBuf], found: &mut Diagnostics) -> Option<Found> {
+pub(super) fn read(
+    homeserver: &[PathBuf],
+    workers: &[PathBuf],
+    found: &mut Diagnostics,
+) -> Option<Found> {
     let mut files: Vec<File> = Vec::new();
     for (path, _) in all(homeserver, Files::Shared, found) {
         files.extend(parse(&path, found));

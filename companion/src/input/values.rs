@@ -2,7 +2,7 @@
 
 /// Bytes, as Synapse's `parse_size` reads them: a number with K, M, G or T (powers of 1024) or without.
 /// nginx's small letters are taken too.
-pub fn size(text: &str) -> Option<u64> {
+pub(super) fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, shift) = match text.char_indices().next_back()? {
         (at, 'K' | 'k') => (&text[..at], 10),
@@ -15,7 +15,7 @@ pub fn size(text: &str) -> Option<u64> {
 }
 
 /// Seconds, of `90s`, `5m`, `1h` or a plain number.
-pub fn seconds(text: &str) -> Option<u32> {
+pub(super) fn seconds(text: &str) -> Option<u32> {
     let text = text.trim();
     let (number, factor) = match text.char_indices().next_back()? {
         (at, 's') => (&text[..at], 1),
@@ -27,7 +27,7 @@ pub fn seconds(text: &str) -> Option<u32> {
 }
 
 /// Whether it can stand in nginx's file as one word: nothing in it ends a word, a directive or a block, or is a variable.
-pub fn is_one_word(text: &str) -> bool {
+pub(super) fn is_one_word(text: &str) -> bool {
     !text.is_empty()
         && !text
             .chars()
@@ -35,7 +35,7 @@ pub fn is_one_word(text: &str) -> bool {
 }
 
 /// Whether it is a name that DNS may have or an address.
-pub fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok()
         || (!text.is_empty()
             && text.len() <= 253
@@ -45,7 +45,7 @@ pub fn is_host(text: &str) -> bool {
 }
 
 /// Whether a worker's name matches a pattern in which `*` stands for anything.
-pub fn glob(pattern: &str, name: &str) -> bool {
+pub(super) fn glob(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {

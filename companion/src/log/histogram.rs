@@ -11,7 +11,7 @@ const BUCKETS: usize = (STEPS as usize) * 28;
 
 /// Counts of milliseconds.
 #[derive(Clone, Debug)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     buckets: Box<[u64]>,
     count: u64,
     sum: u64,
@@ -31,7 +31,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Adds one.
-    pub fn add(&mut self, ms: u64) {
+    pub(crate) fn add(&mut self, ms: u64) {
         self.buckets[bucket(ms)] += 1;
         self.count += 1;
         self.sum += ms;
@@ -39,12 +39,12 @@ impl Histogram {
     }
 
     /// How many there are.
-    pub const fn count(&self) -> u64 {
+    pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
     /// The mean in seconds.
-    pub fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         if self.count == 0 {
             return 0.0;
         }
@@ -52,12 +52,12 @@ impl Histogram {
     }
 
     /// The largest in seconds, exact.
-    pub fn largest(&self) -> f64 {
+    pub(crate) fn largest(&self) -> f64 {
         self.largest as f64 / 1_000.0
     }
 
     /// The time in seconds that the given part of all does not exceed: the upper end of its bucket.
-    pub fn quantile(&self, part: f64) -> f64 {
+    pub(crate) fn quantile(&self, part: f64) -> f64 {
         let wanted = (part * self.count as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate() {

@@ -13,7 +13,7 @@ use super::time;
 
 /// What the figures are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// When the request ended, in seconds since 1970.
     pub time: i64,
     /// What the client got.
@@ -43,7 +43,7 @@ pub struct Line<'a> {
 /// `$matrix_user_hash_status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the module's own names")]
-pub enum Lookup {
+pub(crate) enum Lookup {
     Hit,
     Miss,
     Shared,
@@ -58,7 +58,7 @@ pub enum Lookup {
 
 impl Lookup {
     /// All, as the log writes them.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub(crate) const ALL: [(&'static str, Self); 9] = [
         ("HIT", Self::Hit),
         ("MISS", Self::Miss),
         ("SHARED", Self::Shared),
@@ -78,14 +78,14 @@ impl Lookup {
     }
 
     /// Whether the request went on by the hash of its token, because its user was not known.
-    pub const fn is_fallback(self) -> bool {
+    pub(crate) const fn is_fallback(self) -> bool {
         matches!(self, Self::Refused | Self::Error | Self::Timeout)
     }
 }
 
 /// Why a line is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// No moment where one should stand.
     Time,
     /// No status where one should stand.
@@ -102,7 +102,7 @@ pub enum Broken {
 
 impl Broken {
     /// All, each with what is shown.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub(crate) const ALL: [(&'static str, Self); 6] = [
         ("no time", Self::Time),
         ("no status", Self::Status),
         ("no worker", Self::Worker),
@@ -114,7 +114,7 @@ impl Broken {
 
 /// Remembers the last moment as text: a thousand lines of one second read it once.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub(crate) struct Parser {
     text: [u8; 25],
     time: i64,
 }
@@ -124,7 +124,7 @@ impl Parser {
     ///
     /// # Errors
     /// Why it cannot be counted.
-    pub fn parse<'a>(&mut self, line: &'a [u8]) -> Result<Line<'a>, Broken> {
+    pub(crate) fn parse<'a>(&mut self, line: &'a [u8]) -> Result<Line<'a>, Broken> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut found = Fields::default();
         if line.first() == Some(&b'{') {
@@ -292,7 +292,7 @@ fn value_end(value: &[u8]) -> usize {
 }
 
 /// The parts of a list: one for each attempt of nginx.
-pub fn attempts(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn attempts(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(list).filter(|list| !list.is_empty());
     std::iter::from_fn(move || {
         let text = rest?;
@@ -334,7 +334,7 @@ fn some(value: &[u8]) -> &[u8] {
 }
 
 /// Three digits.
-pub fn status(text: &[u8]) -> Result<u16, Broken> {
+pub(crate) fn status(text: &[u8]) -> Result<u16, Broken> {
     match *text {
         [a, b, c] if [a, b, c].iter().all(u8::is_ascii_digit) => {
             Ok(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
@@ -355,7 +355,7 @@ fn whole(text: &[u8]) -> Option<u64> {
 }
 
 /// Seconds with three decimals, as nginx writes every time.
-pub fn milliseconds(text: &[u8]) -> Option<u64> {
+pub(crate) fn milliseconds(text: &[u8]) -> Option<u64> {
     let (seconds, [b'.', decimals @ ..]) = text.split_at_checked(text.len().checked_sub(4)?)?
     else {
         return None;

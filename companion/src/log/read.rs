@@ -24,7 +24,7 @@ const LOOKED_AT: usize = 100;
 ///
 /// # Errors
 /// An input cannot be read.
-pub fn lines(
+pub(crate) fn lines(
     inputs: &[PathBuf],
     progress: &mut Progress,
     mut each: impl FnMut(Option<&[u8]>),
@@ -150,7 +150,7 @@ fn of_reader(
 
 /// How far it has come, on standard error: a line that is written over on a terminal, one every ten seconds elsewhere.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bytes: u64,
     shown_at: u64,
     started: Instant,
@@ -161,7 +161,7 @@ pub struct Progress {
 
 impl Progress {
     /// Begins.
-    pub fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         Self {
             bytes: 0,
             shown_at: 0,

@@ -40,7 +40,7 @@ const NONE: u16 = u16::MAX;
 
 /// What is counted.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Seconds since 1970, inclusive.
     pub since: Option<i64>,
     /// Seconds since 1970, exclusive.
@@ -57,7 +57,7 @@ pub struct Options {
 
 /// What makes a user heavy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Measure {
+pub(crate) enum Measure {
     /// How often they ask
     Requests,
     /// How long their requests take, with the time that a worker waits for news
@@ -68,7 +68,7 @@ pub enum Measure {
 
 /// Sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Requests.
     pub requests: u64,
     /// Milliseconds that a worker worked or waited.
@@ -81,7 +81,7 @@ pub struct Counts {
 
 impl Counts {
     /// Adds another sum.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.ms += other.ms;
         self.bytes += other.bytes;
@@ -89,7 +89,7 @@ impl Counts {
     }
 
     /// The one that counts.
-    pub const fn by(&self, measure: Measure) -> u64 {
+    pub(crate) const fn by(&self, measure: Measure) -> u64 {
         match measure {
             Measure::Requests => self.requests,
             Measure::Seconds => self.ms,
@@ -100,7 +100,7 @@ impl Counts {
 
 /// A worker in a group.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// The index of its group.
     pub group: u16,
     /// As nginx logs it.
@@ -121,12 +121,12 @@ pub struct Place {
 
 impl Place {
     /// Whether it is a worker: nginx logs the name of the group when none of its workers can be tried.
-    pub fn is_worker(&self) -> bool {
+    pub(crate) fn is_worker(&self) -> bool {
         self.address.contains(':')
     }
 
     /// How many users reached it.
-    pub fn users(&self) -> u64 {
+    pub(crate) fn users(&self) -> u64 {
         self.exact_users + self.other_users.as_ref().map_or(0, estimated)
     }
 
@@ -160,7 +160,7 @@ impl Place {
 
 /// A group of workers.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its name; empty where none is logged.
     pub name: String,
     /// Its requests. The milliseconds are those that clients waited.
@@ -176,14 +176,14 @@ pub struct Group {
 
 impl Group {
     /// About how many tokens chose a worker themselves.
-    pub fn fallback_tokens(&self) -> u64 {
+    pub(crate) fn fallback_tokens(&self) -> u64 {
         self.tokens.as_ref().map_or(0, estimated)
     }
 }
 
 /// A user in a group.
 #[derive(Debug)]
-pub struct Person {
+pub(crate) struct Person {
     /// What they did at `first`.
     pub counts: Counts,
     /// When they first went to another worker with none of `home`'s attempts failing, in seconds.
@@ -203,7 +203,7 @@ const ELSEWHERE: u8 = 4;
 
 /// Why a user was on more than one worker of a group. The first that is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// A worker did not answer, and nginx tried another.
     Down,
     /// They went from one worker to another and stayed there: the set of workers changed, or a shift went on.
@@ -214,21 +214,21 @@ pub enum Reason {
 
 /// What does not fit into the exact table.
 #[derive(Debug)]
-pub struct Overflow {
+pub(crate) struct Overflow {
     sketch: FrequentItemsSketch<(u64, u16)>,
     people: HllSketch,
 }
 
 impl Overflow {
     /// By how much a user's figure may be off.
-    pub fn error(&self) -> u64 {
+    pub(crate) fn error(&self) -> u64 {
         self.sketch.maximum_error()
     }
 }
 
 /// Everything that is added up.
 #[derive(Debug)]
-pub struct Tally {
+pub(crate) struct Tally {
     options: Options,
     parser: Parser,
     /// Lines, with the broken ones.
@@ -265,7 +265,7 @@ pub struct Tally {
 
 impl Tally {
     /// Nothing yet.
-    pub fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options) -> Self {
         Self {
             options,
             parser: Parser::default(),
@@ -291,7 +291,7 @@ impl Tally {
     }
 
     /// Adds a line as `read::lines` gives it, and returns it if it counts.
-    pub fn add<'a>(&mut self, line: Option<&'a [u8]>) -> Option<Line<'a>> {
+    pub(crate) fn add<'a>(&mut self, line: Option<&'a [u8]>) -> Option<Line<'a>> {
         self.lines += 1;
         match line
             .ok_or(Broken::Long)
@@ -570,21 +570,21 @@ impl Tally {
     }
 
     /// Users in a group, each with what they did at all of its workers. Only those of the exact table.
-    pub fn people(&self) -> impl Iterator<Item = (u64, u16, &Person)> {
+    pub(crate) fn people(&self) -> impl Iterator<Item = (u64, u16, &Person)> {
         self.people
             .iter()
             .map(|((user, group), person)| (*user, *group, person))
     }
 
     /// What users did at workers that were not their first.
-    pub fn elsewhere(&self) -> impl Iterator<Item = (u64, u16, Counts)> {
+    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = (u64, u16, Counts)> {
         self.elsewhere
             .iter()
             .map(|((user, place), counts)| (*user, *place, *counts))
     }
 
     /// What a user did in a group, whatever worker it was.
-    pub fn of_person(&self, user: u64, group: u16, person: &Person) -> Counts {
+    pub(crate) fn of_person(&self, user: u64, group: u16, person: &Person) -> Counts {
         let mut counts = person.counts;
         if person.flags & ELSEWHERE != 0 {
             (0..self.places.len() as u16)
@@ -596,7 +596,7 @@ impl Tally {
     }
 
     /// Why a user was on more than one worker; none if they were not.
-    pub fn reason(&self, person: &Person) -> Option<Reason> {
+    pub(crate) fn reason(&self, person: &Person) -> Option<Reason> {
         if person.flags & ELSEWHERE == 0 {
             return None;
         }
@@ -612,7 +612,7 @@ impl Tally {
     }
 
     /// How many different users there are; whether that is exact.
-    pub fn users(&self) -> (u64, bool) {
+    pub(crate) fn users(&self) -> (u64, bool) {
         let mut users: Vec<u64> = self.people.keys().map(|(user, _)| *user).collect();
         users.sort_unstable();
         users.dedup();
@@ -623,12 +623,12 @@ impl Tally {
     }
 
     /// Users who did not fit into the table.
-    pub fn overflow(&self) -> Option<&Overflow> {
+    pub(crate) fn overflow(&self) -> Option<&Overflow> {
         self.overflow.as_deref()
     }
 
     /// The heaviest who did not fit, each with an upper bound: user, place, amount.
-    pub fn heavy_others(&self) -> Vec<(u64, u16, u64)> {
+    pub(crate) fn heavy_others(&self) -> Vec<(u64, u16, u64)> {
         self.overflow().map_or_else(Vec::new, |overflow| {
             overflow
                 .sketch
@@ -640,7 +640,7 @@ impl Tally {
     }
 
     /// What is counted.
-    pub fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &Options {
         &self.options
     }
 }

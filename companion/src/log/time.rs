@@ -4,7 +4,7 @@
 const LENGTH: usize = 25;
 
 /// Reads `2026-11-25T17:20:00+00:00`.
-pub fn parse(text: &[u8]) -> Option<i64> {
+pub(crate) fn parse(text: &[u8]) -> Option<i64> {
     if text.len() != LENGTH {
         return None;
     }
@@ -49,7 +49,7 @@ fn parse_local(text: &[u8]) -> Option<i64> {
 
 /// What an operator may write for `--since` and `--until`: RFC 3339, with or without a zone (UTC then), a day, or seconds
 /// since 1970.
-pub fn parse_argument(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_argument(text: &str) -> Result<i64, String> {
     let bytes = text.as_bytes();
     let read = match bytes.len() {
         LENGTH => parse(bytes),
@@ -64,7 +64,7 @@ pub fn parse_argument(text: &str) -> Result<i64, String> {
 }
 
 /// A length of time as nginx writes it: `90`, `30s`, `5m`, `1h`, `7d`. In seconds.
-pub fn parse_length(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_length(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last() {
         Some(b's') => (&text[..text.len() - 1], 1),
         Some(b'm') => (&text[..text.len() - 1], 60),
@@ -82,7 +82,7 @@ pub fn parse_length(text: &str) -> Result<u64, String> {
 }
 
 /// Writes `2026-11-25T17:20:00Z`.
-pub fn format(seconds: i64) -> String {
+pub(crate) fn format(seconds: i64) -> String {
     let (day, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = date(day);
     let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);

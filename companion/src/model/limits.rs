@@ -2,7 +2,7 @@
 
 /// Which requests of a user a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LimitGroup {
+pub(crate) enum LimitGroup {
     /// `/sync`, `/events` and `initialSync`.
     Sync,
     /// Simplified sliding sync.
@@ -17,7 +17,7 @@ pub enum LimitGroup {
 
 impl LimitGroup {
     /// All, in the order in which they are written.
-    pub const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Sync,
         Self::SlidingSync,
         Self::Send,
@@ -26,7 +26,7 @@ impl LimitGroup {
     ];
 
     /// The name in a deployment file, in zones and in the access log.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Sync => "sync",
             Self::SlidingSync => "sliding_sync",
@@ -39,7 +39,7 @@ impl LimitGroup {
 
 /// A rate, and how many requests may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
+pub(crate) struct Rate {
     /// Requests a minute, in the long run. nginx knows whole requests a minute and nothing finer.
     pub per_minute: u32,
     /// Requests beyond the rate that may come at once.
@@ -48,7 +48,7 @@ pub struct Rate {
 
 impl Rate {
     /// As nginx's `rate=` takes it.
-    pub fn nginx(self) -> String {
+    pub(crate) fn nginx(self) -> String {
         if self.per_minute.is_multiple_of(60) {
             format!("{}r/s", self.per_minute / 60)
         } else {
@@ -58,14 +58,14 @@ impl Rate {
 
     /// Milliseconds after which a refused client may ask again: until there is room for one request, and a second at the
     /// least, because `Retry-After` has whole seconds.
-    pub fn retry_ms(self) -> u32 {
+    pub(crate) fn retry_ms(self) -> u32 {
         (60_000 / self.per_minute.max(1)).max(1000)
     }
 }
 
 /// All limits.
 #[derive(Clone, Debug, Default)]
-pub struct RequestLimits {
+pub(crate) struct RequestLimits {
     /// Rates of one user, by group, in the order of [`LimitGroup::ALL`].
     pub rates: Vec<(LimitGroup, Rate)>,
     /// Syncs of one user, sliding ones among them, that may wait at the same time.

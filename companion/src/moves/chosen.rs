@@ -13,7 +13,7 @@ use crate::plan::{Key, Plan, Server, Upstream};
 
 /// An upstream for one worker.
 #[derive(Clone, Debug, Serialize)]
-pub struct Single {
+pub(crate) struct Single {
     /// The upstream.
     pub upstream: String,
     /// The worker.
@@ -24,7 +24,7 @@ pub struct Single {
 
 /// A share of the users on one worker.
 #[derive(Clone, Debug, Serialize)]
-pub struct Canary {
+pub(crate) struct Canary {
     /// The worker.
     pub single: Single,
     /// The share as the directive has it.
@@ -36,7 +36,7 @@ pub struct Canary {
 
 /// Users on one worker.
 #[derive(Clone, Debug, Serialize)]
-pub struct Pinned {
+pub(crate) struct Pinned {
     /// The worker.
     pub single: Single,
     /// Their hashes.
@@ -44,7 +44,7 @@ pub struct Pinned {
 }
 
 /// Takes the canary out of the rings, and gives each group its upstreams for single workers.
-pub fn apply(plan: &mut Plan, deployment: &Deployment) {
+pub(super) fn apply(plan: &mut Plan, deployment: &Deployment) {
     let settings = &deployment.settings;
     if settings.canary.is_none() && settings.pins.is_empty() {
         return;
@@ -121,7 +121,7 @@ fn percent(hundredths: u32) -> String {
 
 impl Moving {
     /// Where a user is, if a pin or the canary says so, and which of them.
-    pub fn chosen(&self, user: UserHash) -> Option<(&Single, String)> {
+    pub(crate) fn chosen(&self, user: UserHash) -> Option<(&Single, String)> {
         let digits = user.hex();
         let pinned = self
             .pins

@@ -14,7 +14,7 @@ use crate::plan::Server;
 
 /// What is installed.
 #[derive(Debug, Default)]
-pub struct Installed {
+pub(crate) struct Installed {
     /// Every group, by name; of one whose users move, what they move to.
     pub groups: BTreeMap<String, Group>,
     /// Users on the move, by the group that they move to.
@@ -23,7 +23,7 @@ pub struct Installed {
 
 /// An `upstream {}`.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its name.
     pub name: String,
     /// All of it, as it is written.
@@ -34,7 +34,7 @@ pub struct Group {
 
 /// A shift of a group's users.
 #[derive(Clone, Debug)]
-pub struct Shift {
+pub(crate) struct Shift {
     /// The group as it was before.
     pub before: Group,
     /// When.
@@ -46,7 +46,7 @@ impl Installed {
     ///
     /// # Errors
     /// A file is there and cannot be read, or somebody has changed it so that it cannot be understood.
-    pub fn read(folder: &Path, name: &str) -> Result<Option<Self>, Diagnostic> {
+    pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Self>, Diagnostic> {
         let Some(upstreams) = ours(&folder.join(name).join("upstreams.conf"))? else {
             return Ok(None);
         };
@@ -77,26 +77,26 @@ impl Installed {
     }
 
     /// The moment from which on nobody is on the move, in milliseconds since 1970.
-    pub fn end(&self) -> Option<u64> {
+    pub(crate) fn end(&self) -> Option<u64> {
         self.shifts.values().map(|shift| shift.span.end()).max()
     }
 
     /// Whether users are on the move at a moment, or will be.
-    pub fn is_moving(&self, now: u64) -> bool {
+    pub(crate) fn is_moving(&self, now: u64) -> bool {
         self.end().is_some_and(|end| now < end)
     }
 }
 
 impl Group {
     /// Whether its requests are spread by user.
-    pub fn is_by_user(&self) -> bool {
+    pub(crate) fn is_by_user(&self) -> bool {
         self.text
             .lines()
             .any(|line| line.trim_start().starts_with("hash $matrix_user_hash "))
     }
 
     /// The same under another name.
-    pub fn renamed(&self, name: &str) -> Self {
+    pub(crate) fn renamed(&self, name: &str) -> Self {
         let old = &self.name;
         Self {
             name: name.to_owned(),

@@ -15,11 +15,11 @@ use super::{Installed, circle, length, moment};
 use crate::plan::Server;
 
 /// The users of a log, by their group.
-pub type Users = BTreeMap<String, Vec<u64>>;
+pub(crate) type Users = BTreeMap<String, Vec<u64>>;
 
 /// What `rollout` says.
 #[derive(Debug, Serialize)]
-pub struct Rollout {
+pub(crate) struct Rollout {
     /// The moment that it is about.
     pub at: String,
     /// Each group that is on the move.
@@ -31,7 +31,7 @@ pub struct Rollout {
 
 /// A group on the move.
 #[derive(Debug, Serialize)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its name.
     pub group: String,
     /// When the first may move.
@@ -53,7 +53,7 @@ pub struct Group {
 /// A worker's part.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Worker {
+pub(crate) struct Worker {
     pub worker: String,
     pub address: String,
     pub before: f64,
@@ -63,7 +63,7 @@ pub struct Worker {
 
 /// Users of a log.
 #[derive(Debug, Serialize)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// How many.
     pub users: usize,
     /// Those of them who change their worker, the first first.
@@ -75,7 +75,7 @@ pub struct Seen {
 /// Who moves when.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Mover {
+pub(crate) struct Mover {
     pub user: String,
     pub moment: String,
     pub from: String,
@@ -86,7 +86,12 @@ pub struct Mover {
 
 impl Rollout {
     /// Makes it.
-    pub fn new(installed: &Installed, now: u64, users: Option<&Users>, listed: bool) -> Self {
+    pub(crate) fn new(
+        installed: &Installed,
+        now: u64,
+        users: Option<&Users>,
+        listed: bool,
+    ) -> Self {
         let groups = installed.shifts.iter().filter_map(|(name, shift)| {
             let before = &shift.before.servers;
             let after = &installed.groups.get(name)?.servers;

@@ -13,7 +13,7 @@ const RETRY_PARALLEL_MS: u32 = 5000;
 
 /// Everything that the templates say about limits.
 #[derive(Debug, Serialize)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Which group a request belongs to: expressions for `METHOD:PATH`.
     pub groups: Vec<Group>,
     /// Rates by user.
@@ -32,7 +32,7 @@ pub struct Limits {
 
 /// A line of the map that finds a request's group.
 #[derive(Debug, Serialize)]
-pub struct Group {
+pub(crate) struct Group {
     /// A regular expression.
     pub key: String,
     /// The group.
@@ -41,7 +41,7 @@ pub struct Group {
 
 /// A `limit_req_zone` and its `limit_req`.
 #[derive(Debug, Serialize)]
-pub struct Zone {
+pub(crate) struct Zone {
     /// The group.
     pub name: &'static str,
     /// `rate=`.
@@ -52,7 +52,7 @@ pub struct Zone {
 
 /// A line of the map that says when to come again.
 #[derive(Debug, Serialize)]
-pub struct Retry {
+pub(crate) struct Retry {
     /// A regular expression for `REASON/GROUP`.
     pub key: String,
     /// Milliseconds.
@@ -73,13 +73,13 @@ impl Retry {
 
 /// Whether limits hold in a section: in the client API and the media repository. Other servers have Synapse's own limits
 /// (`rc_federation`), and administration is closed to strangers anyway.
-pub const fn hold_in(section: Section) -> bool {
+pub(super) const fn hold_in(section: Section) -> bool {
     matches!(section, Section::Client | Section::LegacyMedia)
 }
 
 impl Limits {
     /// Lays out the limits of a deployment.
-    pub fn new(limits: &RequestLimits) -> Self {
+    pub(crate) fn new(limits: &RequestLimits) -> Self {
         let zone = |name, rate: Rate| Zone {
             name,
             rate: rate.nginx(),

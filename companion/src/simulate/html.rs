@@ -10,7 +10,7 @@ impl Report {
     ///
     /// # Errors
     /// A plot cannot be drawn.
-    pub fn page(&self) -> Result<Page, Diagnostic> {
+    pub(crate) fn page(&self) -> Result<Page, Diagnostic> {
         let below = format!(
             "Group {}: {} requests of {} users",
             named(&self.group),

@@ -15,7 +15,7 @@ const HOUR: i64 = 3_600;
 
 /// How the module would be configured.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// `matrix_user_hash_valid`, in seconds.
     pub valid: u64,
     /// `inactive`, in seconds.
@@ -26,7 +26,7 @@ pub struct Wanted {
 
 /// What is expected.
 #[derive(Debug, Serialize)]
-pub struct Lookups {
+pub(crate) struct Lookups {
     /// Devices in the busiest hour, about.
     pub devices_in_an_hour: u64,
     /// `MISS` and `STALE` in the busiest hour, each second: about what whoami had to answer.
@@ -45,7 +45,7 @@ pub struct Lookups {
 
 /// What is counted on the way, an hour at a time.
 #[derive(Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     hour: i64,
     devices: HllSketch,
     misses: u64,
@@ -62,7 +62,7 @@ pub struct Seen {
 
 impl Seen {
     /// Begins.
-    pub fn new(wanted: &Wanted) -> Self {
+    pub(crate) fn new(wanted: &Wanted) -> Self {
         Self {
             hour: i64::MIN,
             devices: registers(),
@@ -81,7 +81,7 @@ impl Seen {
     }
 
     /// Takes a request in.
-    pub fn add(&mut self, line: &Line<'_>) {
+    pub(crate) fn add(&mut self, line: &Line<'_>) {
         let hour = line.time.div_euclid(HOUR);
         // A request of the hour before may end up here, but not one of any other.
         if hour > self.hour {
@@ -119,7 +119,7 @@ impl Seen {
     }
 
     /// What to expect.
-    pub fn expected(mut self, wanted: &Wanted) -> Lookups {
+    pub(crate) fn expected(mut self, wanted: &Wanted) -> Lookups {
         self.end_hour();
         let devices = self.most_devices as f64;
         let new = match wanted.rotation {

@@ -7,7 +7,7 @@ use crate::hash::Circle;
 
 /// A worker as its `server` line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     /// Host and port, or `unix:` and a path.
     pub name: String,
     /// `weight=`.
@@ -16,14 +16,14 @@ pub struct Server {
 
 /// Workers, and who has which.
 #[derive(Debug)]
-pub struct Ring {
+pub(crate) struct Ring {
     servers: Vec<Server>,
     circle: Circle,
 }
 
 impl Ring {
     /// Lays it out.
-    pub fn new(servers: Vec<Server>) -> Self {
+    pub(crate) fn new(servers: Vec<Server>) -> Self {
         let circle = Circle::new(
             servers
                 .iter()
@@ -36,7 +36,7 @@ impl Ring {
     ///
     /// # Errors
     /// A weight is no number, or a name is there twice.
-    pub fn parse(list: &str) -> Result<Self, Diagnostic> {
+    pub(crate) fn parse(list: &str) -> Result<Self, Diagnostic> {
         let mut servers: Vec<Server> = Vec::new();
         for text in list
             .split(',')
@@ -71,12 +71,18 @@ impl Ring {
     }
 
     /// Its workers.
-    pub fn servers(&self) -> &[Server] {
+    pub(crate) fn servers(&self) -> &[Server] {
         &self.servers
     }
 
+    /// Their weights, in the same order.
+    pub(crate) fn weights(&self) -> Vec<u64> {
+        let weights = self.servers.iter().map(|server| server.weight.into());
+        weights.collect()
+    }
+
     /// The index of a user's worker.
-    pub fn pick(&self, user: u64) -> Option<usize> {
+    pub(crate) fn pick(&self, user: u64) -> Option<usize> {
         let digits = UserHash::from_bits(user).hex();
         std::str::from_utf8(&digits)
             .ok()
@@ -84,7 +90,7 @@ impl Ring {
     }
 
     /// The first workers, or as many more with names that go on from these.
-    pub fn of_size(&self, size: usize) -> Self {
+    pub(crate) fn of_size(&self, size: usize) -> Self {
         let mut servers: Vec<Server> = self.servers.iter().take(size).cloned().collect();
         while servers.len() < size {
             let name = next_name(&servers);

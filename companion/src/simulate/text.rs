@@ -3,7 +3,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::{Report, Side};
-use crate::balance::{named, number};
+use crate::balance::{column, named, number};
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -111,13 +111,7 @@ impl Report {
 }
 
 fn side(f: &mut Formatter<'_>, title: &str, side: &Side) -> Result {
-    let width = side
-        .workers
-        .iter()
-        .map(|worker| worker.worker.len())
-        .max()
-        .unwrap_or(0)
-        .max(6);
+    let width = column(title, side.workers.iter().map(|worker| &*worker.worker));
     writeln!(
         f,
         "\n{title:width$} {:>6} {:>9} {:>12} {:>6} {:>12}",

@@ -20,7 +20,7 @@ const PREFIX: &str = "matrix_user_hash_";
 
 /// Where an nginx answers.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(crate) struct Source {
     authority: String,
     path: String,
 }
@@ -30,7 +30,7 @@ impl Source {
     ///
     /// # Errors
     /// It is no such URL.
-    pub fn parse(url: &str) -> Result<Self, Diagnostic> {
+    pub(crate) fn parse(url: &str) -> Result<Self, Diagnostic> {
         let refused = || {
             Diagnostic::error(format!("{url} is no address of nginx's figures"))
                 .fix("write http://HOST:PORT/PATH")
@@ -97,10 +97,10 @@ impl Source {
 
 /// Samples of all zones of all nginx, by name and label.
 #[derive(Clone, Debug, Default)]
-pub struct Sums(BTreeMap<(String, String), f64>);
+pub(crate) struct Sums(BTreeMap<(String, String), f64>);
 
 /// Asks every nginx; those that do not answer are named.
-pub fn ask(sources: &[Source]) -> (Sums, Vec<String>) {
+pub(super) fn ask(sources: &[Source]) -> (Sums, Vec<String>) {
     let mut sums = Sums::default();
     let mut silent = Vec::new();
     for source in sources {
@@ -155,7 +155,7 @@ fn label(labels: &str) -> String {
 
 /// What they say together. Rates and ratios are of the time since the last question, and of all time at the first one.
 #[derive(Debug, Serialize)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Seconds since the last question, if there was one.
     pub seconds: Option<f64>,
     /// Requests by status.
@@ -182,7 +182,7 @@ pub struct Figures {
 
 impl Figures {
     /// Makes them.
-    pub fn new(now: &Sums, before: Option<(Duration, &Sums)>) -> Self {
+    pub(crate) fn new(now: &Sums, before: Option<(Duration, &Sums)>) -> Self {
         // An nginx that was started anew counts from 0.
         let grown = |name: &str, label: &str| {
             (now.get(name, label) - before.map_or(0.0, |(_, sums)| sums.get(name, label))).max(0.0)
@@ -237,7 +237,7 @@ impl Figures {
     ///
     /// # Errors
     /// A plot cannot be drawn.
-    pub fn on(&self, page: &mut Page) -> Result<(), Diagnostic> {
+    pub(crate) fn on(&self, page: &mut Page) -> Result<(), Diagnostic> {
         let time =
             |seconds: Option<f64>| seconds.map_or("-".to_owned(), |seconds| format!("{seconds} s"));
         page.heading("nginx's figures");

@@ -24,7 +24,7 @@ const LONGEST: usize = 1 << 20;
 
 /// A log.
 #[derive(Debug)]
-pub struct Follower {
+pub(super) struct Follower {
     path: PathBuf,
     now: Open,
     old: Option<(Open, Instant)>,
@@ -45,7 +45,7 @@ impl Follower {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn open(path: &Path) -> Result<Self, Diagnostic> {
+    pub(super) fn open(path: &Path) -> Result<Self, Diagnostic> {
         let refused = |error: std::io::Error| {
             Diagnostic::error(format!("cannot read {}: {error}", path.display()))
                 .fix("name an access log that exists and that you may read")
@@ -71,7 +71,7 @@ impl Follower {
     }
 
     /// Calls `each` with every whole line that is new.
-    pub fn read(&mut self, mut each: impl FnMut(&[u8])) {
+    pub(super) fn read(&mut self, mut each: impl FnMut(&[u8])) {
         if let Some((old, since)) = &mut self.old {
             old.read(&mut each);
             if since.elapsed() > OLD {

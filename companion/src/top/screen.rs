@@ -28,7 +28,7 @@ const BAR: usize = 20;
 ///
 /// # Errors
 /// The terminal does not do what is asked of it.
-pub fn run(interval: Duration, mut look: impl FnMut() -> Look) -> Result<(), Diagnostic> {
+pub(super) fn run(interval: Duration, mut look: impl FnMut() -> Look) -> Result<(), Diagnostic> {
     let failed = |error: std::io::Error| {
         Diagnostic::error(format!("the terminal failed: {error}"))
             .fix("say --once, which needs none")

@@ -10,7 +10,7 @@ const KEPT: usize = 64 << 20;
 
 /// Lines with their moments.
 #[derive(Debug)]
-pub struct Window {
+pub(super) struct Window {
     seconds: i64,
     lines: VecDeque<(i64, Box<[u8]>)>,
     bytes: usize,
@@ -21,7 +21,7 @@ pub struct Window {
 
 impl Window {
     /// Nothing yet.
-    pub fn new(seconds: i64) -> Self {
+    pub(super) fn new(seconds: i64) -> Self {
         Self {
             seconds,
             lines: VecDeque::new(),
@@ -33,7 +33,7 @@ impl Window {
     }
 
     /// Takes a line in. A broken one has no moment; it counts as of the newest.
-    pub fn push(&mut self, line: &[u8]) {
+    pub(super) fn push(&mut self, line: &[u8]) {
         let time = self
             .parser
             .parse(line)
@@ -51,7 +51,7 @@ impl Window {
     }
 
     /// Lets go of what is older, seen from `now` or from the newest line.
-    pub fn end(&mut self, now: Option<i64>) {
+    pub(super) fn end(&mut self, now: Option<i64>) {
         let from = now
             .unwrap_or(self.newest)
             .max(self.newest)
@@ -71,7 +71,7 @@ impl Window {
     }
 
     /// Adds them up.
-    pub fn tally(&self, options: &Options) -> Tally {
+    pub(super) fn tally(&self, options: &Options) -> Tally {
         let mut tally = Tally::new(options.clone());
         for (_, line) in &self.lines {
             tally.add(Some(line));
@@ -80,7 +80,7 @@ impl Window {
     }
 
     /// Lines that did not fit.
-    pub const fn left_out(&self) -> u64 {
+    pub(super) const fn left_out(&self) -> u64 {
         self.left_out
     }
 }

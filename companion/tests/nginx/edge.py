@@ -182,8 +182,9 @@ def check_what_is_not_for_everybody_is_closed():
     all_workers()
     elsewhere = small().replace("client = [20000]", 'client = [20000]\nadmin_allow = ["192.0.2.1"]')
     for closed in (small(), elsewhere):
-        with bed.running(closed):
+        with bed.running(closed) as nginx:
             client = bed.Client()
+            deployment = nginx.directory / "deployment.toml"
             for path in ["/_synapse/admin/v1/rooms/!a:example.org", "/_synapse/admin/v2/users", "/_synapse/admin//v2/users",
                          "/_synapse/%61dmin/v2/users", "//_synapse/./admin", "/_synapse/mas/query_user", "/_synapse/mas",
                          "/_synapse/%6Das/query_user", "/_matrix/../_synapse/mas/query_user"]:
@@ -197,6 +198,8 @@ def check_what_is_not_for_everybody_is_closed():
                          "/_synapse/%6das/query_user/%2e%2e/../client/x", "/%5Fsynapse/mas/query_user/.%2e/../client/x"]:
                 answer = client.ask("GET", path)
                 assert answer.status == 403 and answer.json()["errcode"] == "M_FORBIDDEN", (path, answer.status)
+                out, _ = bed.companion("route", "GET", path, "-d", deployment, "--nginx", bed.NGINX)
+                assert "answer    403" in out or "access    " in out and "403 for" in out, (path, out)
             assert client.ask("GET", "/_matrix/client/v3/x?next=/_synapse/admin/../y").worker == "main"
             assert client.ask("GET", "/_matrix/client/v3/rooms/!a:b/state/x/..").worker, "a state key of two dots"
             assert client.ask("OPTIONS", "/_synapse/admin/v2/users").status == 204

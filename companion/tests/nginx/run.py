@@ -15,12 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bed  # noqa: E402 - it stands beside this file
 
+from tests.bed.report import Report  # noqa: E402 - bed adds the repository's root to the path
+
 MODULES = ["goldens", "hashes", "endpoints", "edge", "limits", "moving", "rollout", "insight", "live", "privileges", "real"]
 
 
 def main():
     wanted = sys.argv[1:]
-    passed = failed = 0
+    report = Report("companion")
     for module in MODULES:
         checks = importlib.import_module(module)
         for name, check in list(vars(checks).items()):
@@ -28,16 +30,16 @@ def main():
                 continue
             title = (check.__doc__ or name).strip().splitlines()[0]
             started = time.monotonic()
+            problem = note = None
             try:
                 note = check()
-                passed += 1
-                print(f"ok      {title} ({time.monotonic() - started:.1f}s){f': {note}' if note else ''}", flush=True)
             except Exception:  # a check that broke is a check that failed
-                failed += 1
-                print(f"FAILED  {title}\n{traceback.format_exc()}", flush=True)
+                problem = traceback.format_exc()
+            took = f"{time.monotonic() - started:.1f} s"
+            report.check(title, problem, note=f"{took}, {note}" if note else took)
         bed.end_shared()
-    print(f"companion: {passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    print(report.closing_line())
+    return 1 if report.failed or not report.results else 0
 
 
 if __name__ == "__main__":

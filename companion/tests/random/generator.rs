@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::text::{Dice, Yaml, file};
 
 /// A deployment as it is, and as it is written down.
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// Main is the first.
     pub processes: Vec<Process>,
     /// `stream_writers`.
@@ -24,7 +24,7 @@ pub struct Deployment {
 }
 
 #[derive(Clone, Debug)]
-pub struct Process {
+pub(crate) struct Process {
     pub name: String,
     pub app: &'static str,
     /// `enable_media_repo` in its own file.
@@ -37,7 +37,7 @@ pub struct Process {
 }
 
 #[derive(Clone, Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     pub kind: &'static str,
     pub tls: bool,
     pub place: Place,
@@ -47,7 +47,7 @@ pub struct Listener {
 }
 
 #[derive(Clone, Debug)]
-pub enum Place {
+pub(crate) enum Place {
     Port(u16),
     Socket(String),
 }
@@ -135,7 +135,7 @@ struct Maker {
 }
 
 /// The deployment of a seed.
-pub fn deployment(seed: u64) -> Deployment {
+pub(crate) fn deployment(seed: u64) -> Deployment {
     let mut dice = Dice(seed);
     let layout = *dice.one(&[Layout::Local, Layout::Sockets, Layout::Hosts]);
     let fault = dice.percent(45).then(|| *dice.one(&FAULTS));
@@ -164,7 +164,7 @@ fn empty() -> Deployment {
 }
 
 /// One that a person can check, for the oracle's own test.
-pub fn sample() -> Deployment {
+pub(crate) fn sample() -> Deployment {
     let process = |name: &str, app, port, resources: &[&'static str]| Process {
         name: name.to_owned(),
         app,

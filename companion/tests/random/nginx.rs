@@ -13,7 +13,7 @@ struct Directive {
 }
 
 /// The rendered configuration.
-pub struct Nginx {
+pub(crate) struct Nginx {
     server: Vec<Directive>,
     maps: BTreeMap<String, (String, Vec<Directive>)>,
     upstreams: BTreeMap<String, Vec<String>>,
@@ -21,7 +21,7 @@ pub struct Nginx {
 
 /// Patterns and what they match: the same ones come again in every deployment.
 #[derive(Default)]
-pub struct Matcher {
+pub(crate) struct Matcher {
     patterns: HashMap<String, Regex>,
     known: HashMap<(String, String), bool>,
 }
@@ -44,7 +44,7 @@ impl Matcher {
 
 impl Nginx {
     /// Reads what `render` prints: each file under its name.
-    pub fn read(rendered: &str) -> Self {
+    pub(crate) fn read(rendered: &str) -> Self {
         let files: BTreeMap<&str, &str> = rendered
             .split("#### ")
             .skip(1)
@@ -76,7 +76,7 @@ impl Nginx {
     }
 
     /// The group of a request. A query goes with the path.
-    pub fn group(&self, method: &str, target: &str, matcher: &mut Matcher) -> String {
+    pub(crate) fn group(&self, method: &str, target: &str, matcher: &mut Matcher) -> String {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let location = find(&self.server, path, matcher).unwrap();
         let sets = |d: &&Directive| d.words[0] == "set" && d.words[1] == "$synapse_group";
@@ -107,7 +107,7 @@ impl Nginx {
     }
 
     /// The addresses of a group.
-    pub fn servers(&self, group: &str) -> &[String] {
+    pub(crate) fn servers(&self, group: &str) -> &[String] {
         self.upstreams.get(group).map_or(&[], Vec::as_slice)
     }
 }

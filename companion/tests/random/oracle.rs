@@ -18,7 +18,7 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use crate::generator::{Deployment, Listener, Place, Process};
 
 /// An endpoint of Synapse's, with paths that stand for all that it matches.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     pub method: String,
     /// `main`, `worker` or `media`.
     pub registered: String,
@@ -26,13 +26,13 @@ pub struct Endpoint {
 }
 
 /// Why a process cannot serve a request, and the words that a warning about it must have.
-pub struct Reason {
+pub(crate) struct Reason {
     pub text: String,
     pub words: Vec<String>,
 }
 
 /// Every endpoint of `nginx/endpoints.tsv`, and syncs that go on.
-pub fn endpoints() -> Vec<Endpoint> {
+pub(crate) fn endpoints() -> Vec<Endpoint> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nginx/endpoints.tsv");
     let text = std::fs::read_to_string(file).unwrap();
     // The page of consent is a resource of its own, which few have.
@@ -121,7 +121,7 @@ impl IsAnyButNewline for regex_syntax::hir::ClassUnicode {
 }
 
 /// Whether the process at an address serves a request.
-pub fn serves(
+pub(crate) fn serves(
     deployment: &Deployment,
     server: &str,
     endpoint: &Endpoint,

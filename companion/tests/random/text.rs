@@ -1,10 +1,10 @@
 //! Values as YAML and chance as a number: what the generator writes its files with.
 
 /// A generator of chance: SplitMix64, for the same seed always the same.
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub u64);
 
 impl Dice {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -12,20 +12,20 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    pub fn percent(&mut self, n: u64) -> bool {
+    pub(crate) fn percent(&mut self, n: u64) -> bool {
         self.next() % 100 < n
     }
 
-    pub fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(crate) fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
 
     /// Each with this chance.
-    pub fn some<T: Clone>(&mut self, of: &[T], percent: u64) -> Vec<T> {
+    pub(crate) fn some<T: Clone>(&mut self, of: &[T], percent: u64) -> Vec<T> {
         of.iter()
             .filter(|_| self.percent(percent))
             .cloned()
@@ -35,7 +35,7 @@ impl Dice {
 
 /// A YAML value.
 #[derive(Clone, Debug)]
-pub enum Yaml {
+pub(crate) enum Yaml {
     Text(String),
     Number(u64),
     Bool(bool),
@@ -46,15 +46,15 @@ pub enum Yaml {
 }
 
 impl Yaml {
-    pub fn text(text: &str) -> Self {
+    pub(crate) fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 
-    pub fn texts<T: AsRef<str>>(texts: &[T]) -> Self {
+    pub(crate) fn texts<T: AsRef<str>>(texts: &[T]) -> Self {
         Self::List(texts.iter().map(|text| Self::text(text.as_ref())).collect())
     }
 
-    pub fn map(entries: Vec<(&str, Yaml)>) -> Self {
+    pub(crate) fn map(entries: Vec<(&str, Yaml)>) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -102,7 +102,7 @@ impl Yaml {
     }
 
     /// After its key, over several lines or in one.
-    pub fn after_key(&self, indent: usize, dice: &mut Dice) -> String {
+    pub(crate) fn after_key(&self, indent: usize, dice: &mut Dice) -> String {
         let margin = " ".repeat(indent + 2);
         match self {
             Self::List(items) if !items.is_empty() && dice.percent(60) => {
@@ -140,7 +140,7 @@ impl Yaml {
 }
 
 /// A file of keys, in any order.
-pub fn file(mut keys: Vec<(&str, Yaml)>, dice: &mut Dice) -> String {
+pub(crate) fn file(mut keys: Vec<(&str, Yaml)>, dice: &mut Dice) -> String {
     for i in (1..keys.len()).rev() {
         keys.swap(i, dice.below(i + 1));
     }

@@ -32,7 +32,7 @@ struct Flow {
 
 /// The queue.
 #[derive(Default)]
-pub struct Queue {
+pub(super) struct Queue {
     flows: HashMap<Client, Flow>,
     /// The clients with something in their queue, as they came, whose start tag is not above the virtual time.
     ready: VecDeque<Client>,
@@ -45,7 +45,7 @@ pub struct Queue {
 }
 
 /// What is known of a key in the queue.
-pub enum Standing {
+pub(super) enum Standing {
     /// Nobody waits for it, or not here.
     Gone,
     /// The first who waits for it goes on before an answer would come.
@@ -56,7 +56,7 @@ pub enum Standing {
 
 impl Queue {
     /// The highest limit for which something waits.
-    pub fn top_limit(&self) -> u32 {
+    pub(super) fn top_limit(&self) -> u32 {
         self.top_limit
     }
 
@@ -65,7 +65,7 @@ impl Queue {
     /// # Errors
     ///
     /// There is no memory.
-    pub fn try_reserve(&mut self, client: Client, time: u64) -> Result<(), TryReserveError> {
+    pub(super) fn try_reserve(&mut self, client: Client, time: u64) -> Result<(), TryReserveError> {
         let busy = self.ready.len() + self.ahead.len();
         if self.flows.len() > 2 * busy + 64 {
             // A client without requests is known as long as its last lookup counts.
@@ -85,14 +85,14 @@ impl Queue {
     }
 
     /// The start tag of a request of `client` that comes now.
-    pub fn tag(&self, client: Client, time: u64) -> u64 {
+    pub(super) fn tag(&self, client: Client, time: u64) -> u64 {
         self.flows
             .get(&client)
             .map_or(time, |flow| flow.finish.max(time))
     }
 
     /// Puts a key at the end of its client's queue. There is room if [`Self::try_reserve`] was called for it before.
-    pub fn push(&mut self, client: Client, key: Key, limit: u32, time: u64) {
+    pub(super) fn push(&mut self, client: Client, key: Key, limit: u32, time: u64) {
         let flow = self.flows.entry(client).or_default();
         let was_empty = flow.keys.is_empty();
         flow.keys.push_back(key);
@@ -121,7 +121,7 @@ impl Queue {
     }
 
     /// Who waited for a key of `client` has left; `is_waiting` tells which keys are still waited for.
-    pub fn leave(&mut self, client: Client, is_waiting: impl Fn(&Key) -> bool) {
+    pub(super) fn leave(&mut self, client: Client, is_waiting: impl Fn(&Key) -> bool) {
         let Some(flow) = self.flows.get_mut(&client) else {
             return;
         };
@@ -139,7 +139,7 @@ impl Queue {
     }
 
     /// Forgets all keys: none of them is waited for any more.
-    pub fn clear(&mut self, time: u64) {
+    pub(super) fn clear(&mut self, time: u64) {
         self.ready.clear();
         self.ahead.clear();
         self.len = 0;
@@ -151,7 +151,7 @@ impl Queue {
     }
 
     /// The lowest start tag, or one of a client that had no more than its share.
-    pub fn lowest_tag(&self) -> Option<u64> {
+    pub(super) fn lowest_tag(&self) -> Option<u64> {
         let client = match (self.ready.front(), self.ahead.peek()) {
             (Some(client), _) => client,
             (None, Some(Reverse((_, client)))) => client,
@@ -162,7 +162,7 @@ impl Queue {
 
     /// Takes the next client out, with the key that is its next, its start tag, and whether that is the last of its keys.
     /// It has to come back by [`Self::served`], [`Self::passed`] or [`Self::kept`].
-    pub fn next(&mut self, time: u64, standing: impl Fn(&Key) -> Standing) -> Option<Next> {
+    pub(super) fn next(&mut self, time: u64, standing: impl Fn(&Key) -> Standing) -> Option<Next> {
         while let Some(Reverse((tag, _))) = self.ahead.peek() {
             if *tag > time {
                 break;
@@ -239,7 +239,7 @@ impl Queue {
     }
 
     /// That key has its lookup.
-    pub fn served(&mut self, next: &Next, time: u64) {
+    pub(super) fn served(&mut self, next: &Next, time: u64) {
         if let Some(flow) = self.flows.get_mut(&next.client) {
             flow.finish = next.tag + COST;
         }
@@ -247,7 +247,7 @@ impl Queue {
     }
 
     /// That key needs no place any more.
-    pub fn passed(&mut self, next: &Next, time: u64) {
+    pub(super) fn passed(&mut self, next: &Next, time: u64) {
         let Some(flow) = self.flows.get_mut(&next.client) else {
             return;
         };
@@ -263,7 +263,7 @@ impl Queue {
     }
 
     /// That key still waits: its client is next, as before.
-    pub fn kept(&mut self, next: &Next, time: u64) {
+    pub(super) fn kept(&mut self, next: &Next, time: u64) {
         if next.tag > time {
             self.ahead.push(Reverse((next.tag, next.client)));
         } else {
@@ -274,7 +274,7 @@ impl Queue {
 
 /// Which key is next.
 #[derive(Clone, Copy)]
-pub struct Next {
+pub(super) struct Next {
     /// Whose turn it is.
     pub client: Client,
     /// What it asks about.

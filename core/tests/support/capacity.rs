@@ -19,12 +19,12 @@ use matrix_user_hash_core::user::UserHash;
 use crate::random::{Random, key, scatter};
 
 /// What nginx's slab pool hands out in one piece of a zone of 1 MiB: 252 of 256 pages.
-pub const MEBIBYTE_WORDS: usize = 252 * 4096 / 8;
+pub(crate) const MEBIBYTE_WORDS: usize = 252 * 4096 / 8;
 
 const DAY: Seconds = Seconds::new(86_400);
 
 /// Something that remembers tokens.
-pub trait Cache {
+pub(crate) trait Cache {
     /// A request for the `n`-th token: true if it was known; if not, it is now.
     fn request(&mut self, n: u64) -> bool;
     /// How many tokens of a range are known, without using them.
@@ -32,14 +32,14 @@ pub trait Cache {
 }
 
 /// The module's table in a formatted zone, with the clock standing still: the hardest case for the order of use.
-pub struct Module {
+pub(crate) struct Module {
     zone: Zone<'static>,
     now: Millis,
 }
 
 impl Module {
     /// In that many words.
-    pub fn new(words: usize) -> Self {
+    pub(crate) fn new(words: usize) -> Self {
         let memory: Vec<AtomicU64> = (0..words).map(|_| AtomicU64::new(0)).collect();
         let now = Millis::new(86_400_000);
         // For the length of the process; a handful of zones.
@@ -49,7 +49,7 @@ impl Module {
     }
 
     /// Tokens that there is room for.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.zone.table().capacity()
     }
 }
@@ -80,14 +80,14 @@ impl Cache for Module {
 }
 
 /// The alternative: each key in one set only, exact order of use inside it.
-pub struct OneSet {
+pub(crate) struct OneSet {
     sets: Vec<Vec<u64>>,
     ways: usize,
 }
 
 impl OneSet {
     /// With room for `capacity` tokens in sets of `ways`.
-    pub fn new(capacity: usize, ways: usize) -> Self {
+    pub(crate) fn new(capacity: usize, ways: usize) -> Self {
         Self {
             sets: vec![Vec::with_capacity(ways); capacity / ways],
             ways,
@@ -121,11 +121,11 @@ impl Cache for OneSet {
 }
 
 /// The measure: exact order of use over all.
-pub struct TrueLru(LruCache<u64, ()>);
+pub(crate) struct TrueLru(LruCache<u64, ()>);
 
 impl TrueLru {
     /// With room for `capacity` tokens.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self(LruCache::new(NonZeroUsize::new(capacity).unwrap()))
     }
 }
@@ -143,7 +143,7 @@ impl Cache for TrueLru {
 }
 
 /// Of so many distinct tokens asked for once, how many are kept.
-pub fn kept_of(cache: &mut dyn Cache, tokens: u64) -> u64 {
+pub(crate) fn kept_of(cache: &mut dyn Cache, tokens: u64) -> u64 {
     for n in 0..tokens {
         cache.request(n);
     }
@@ -152,7 +152,12 @@ pub fn kept_of(cache: &mut dyn Cache, tokens: u64) -> u64 {
 
 /// Asks for `tokens` distinct tokens, and after every `pause` of them counts how many of the last `window` are known. The
 /// fewest ever counted.
-pub fn fewest_of_the_last(cache: &mut dyn Cache, tokens: u64, pause: u64, window: u64) -> u64 {
+pub(crate) fn fewest_of_the_last(
+    cache: &mut dyn Cache,
+    tokens: u64,
+    pause: u64,
+    window: u64,
+) -> u64 {
     let mut fewest = window;
     for n in 0..tokens {
         cache.request(n);
@@ -165,7 +170,7 @@ pub fn fewest_of_the_last(cache: &mut dyn Cache, tokens: u64, pause: u64, window
 }
 
 /// The share of hits on a trace.
-pub fn hit_ratio(cache: &mut dyn Cache, trace: impl Iterator<Item = u64>) -> f64 {
+pub(crate) fn hit_ratio(cache: &mut dyn Cache, trace: impl Iterator<Item = u64>) -> f64 {
     let (mut hits, mut all) = (0_u64, 0_u64);
     for n in trace {
         hits += u64::from(cache.request(n));
@@ -175,7 +180,7 @@ pub fn hit_ratio(cache: &mut dyn Cache, trace: impl Iterator<Item = u64>) -> f64
 }
 
 /// Requests of a population in which the k-th most active token comes with a probability proportional to 1/k^s.
-pub fn zipf(tokens: usize, s: f64, requests: usize, seed: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn zipf(tokens: usize, s: f64, requests: usize, seed: u64) -> impl Iterator<Item = u64> {
     let mut sum = 0.0;
     let cumulative: Vec<f64> = (1..=tokens)
         .map(|k| {
@@ -193,7 +198,7 @@ pub fn zipf(tokens: usize, s: f64, requests: usize, seed: u64) -> impl Iterator<
 
 /// Every second request from a [`zipf`] trace, every other from a sweep over `swept` tokens that goes round and round, like
 /// a crawler or a bridge that syncs all its ghosts.
-pub fn zipf_and_scan(
+pub(crate) fn zipf_and_scan(
     tokens: usize,
     swept: u64,
     requests: usize,
@@ -206,7 +211,7 @@ pub fn zipf_and_scan(
 }
 
 /// Round and round over the same tokens.
-pub fn cycle(tokens: u64, requests: usize) -> impl Iterator<Item = u64> {
+pub(crate) fn cycle(tokens: u64, requests: usize) -> impl Iterator<Item = u64> {
     (0..tokens).cycle().take(requests)
 }
 

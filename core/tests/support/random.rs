@@ -5,7 +5,7 @@
 use matrix_user_hash_core::key::Key;
 
 /// splitmix64 (Steele, Lea, Flood): neighbouring numbers give unrelated ones.
-pub fn scatter(n: u64) -> u64 {
+pub(crate) fn scatter(n: u64) -> u64 {
     let z = n
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -15,16 +15,16 @@ pub fn scatter(n: u64) -> u64 {
 }
 
 /// The key of the `n`-th token, spread like a digest.
-pub fn key(n: u64) -> Key {
+pub(crate) fn key(n: u64) -> Key {
     Key::from_words([scatter(n), scatter(n ^ 0x5bf0_3635_dcf5_a6b3)])
 }
 
 /// A sequence of random numbers, by its state.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(1);
         scatter(self.0)
     }

@@ -49,8 +49,7 @@ impl Reader<'_> {
     fn overrides(&mut self, deployment: &Deployment, file: &File) {
         for own in &file.overrides {
             let to = own.to.get_ref();
-            let named = Role::NAMED.iter().find(|(name, _)| name == to);
-            if named.is_some_and(|(_, role)| !has(deployment, *role)) {
+            if Role::named(to).is_some_and(|role| !deployment.has(role)) {
                 self.warning(
                     &own.to.span(),
                     format!("no worker has the type {to}, so the main process gets these requests"),
@@ -59,13 +58,6 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-fn has(deployment: &Deployment, role: Role) -> bool {
-    deployment
-        .workers
-        .iter()
-        .any(|worker| worker.roles.contains(&role))
 }
 
 /// All spellings of "every address of this machine" are one.

@@ -8,9 +8,6 @@ use super::schema::{Canary, File, Pin};
 use crate::diagnostic::nearest;
 use crate::model::{self, Deployment, Role};
 
-/// The types whose requests are spread by user.
-const BY_USER: [Role; 3] = [Role::Sync, Role::InitialSync, Role::SlidingSync];
-
 impl Reader<'_> {
     pub(super) fn canary(&mut self, canary: Option<&Canary>) -> Option<model::Canary> {
         let canary = canary?;
@@ -82,12 +79,8 @@ impl Reader<'_> {
             self.is_by_user(deployment, named);
         }
         let Some(canary) = canary else { return };
-        for role in BY_USER {
-            let mut all = deployment
-                .workers
-                .iter()
-                .filter(|worker| worker.roles.contains(&role))
-                .map(|worker| &worker.name);
+        for role in Role::SYNCS {
+            let mut all = deployment.having(role).map(|worker| &worker.name);
             if all.clone().any(|name| name == canary.get_ref())
                 && all.all(|name| name == canary.get_ref())
             {
@@ -101,8 +94,7 @@ impl Reader<'_> {
     }
 
     fn is_by_user(&mut self, deployment: &Deployment, named: &Spanned<String>) {
-        let by_user =
-            |worker: &&model::Process| worker.roles.iter().any(|role| BY_USER.contains(role));
+        let by_user = |worker: &&model::Process| worker.roles.iter().any(|role| role.waits());
         let candidates = deployment
             .workers
             .iter()

@@ -9,54 +9,50 @@ use super::Reader;
 use super::schema::{Limits, RateLimit, UserLimits};
 use crate::model::{LimitGroup, Rate, RequestLimits};
 
-/// What one person with ordinary clients needs, as measured: see docs/companion/limits.md.
+/// What one device of an ordinary person needs, as `scripts/limits pattern` measured it: docs/companion/limits.md.
 struct Need {
-    /// Requests a second, over minutes.
-    per_second: f64,
-    /// Requests at once.
-    burst: u32,
+    /// Rates, ascending, each with the burst that it needs. A rate below the first is not enough.
+    bursts: &'static [(f64, u32)],
     /// What needs them.
     why: &'static str,
 }
 
-/// Syncs of one person at a time: the devices that people have, and one more of each while it reconnects.
-const PARALLEL: u32 = 10;
-
-const fn need(group: LimitGroup) -> Need {
-    let (per_second, burst, why) = match group {
-        LimitGroup::Sync => (
-            2.0,
-            20,
-            "in a busy room a device syncs again after each event, and a person has several",
-        ),
-        LimitGroup::SlidingSync => (
-            2.0,
-            20,
-            "a device syncs again after each event and each time it scrolls, and a person has several",
-        ),
-        LimitGroup::Send => (1.0, 10, "people write several short messages in a row"),
-        LimitGroup::Media => (
-            5.0,
-            100,
-            "a room that is opened shows a picture of each member who speaks",
-        ),
-        LimitGroup::Everything => (
-            10.0,
-            150,
-            "a client that starts asks for its account, its keys and each room that it shows, all at once",
-        ),
-    };
-    Need {
-        per_second,
-        burst,
-        why,
+impl Need {
+    /// The burst that a rate needs. `None` if the rate is too low for any.
+    fn burst(&self, per_second: f64) -> Option<u32> {
+        let fits = |(rate, _): &&(f64, u32)| *rate <= per_second;
+        self.bursts.iter().rev().find(fits).map(|(_, burst)| *burst)
     }
 }
 
-/// What an address needs of which no user is known: a login has about ten requests, and an office has one address.
+/// Syncs of one person at a time: a device has one, people have several devices, and a device that reconnects has two for a
+/// moment.
+const PARALLEL: u32 = 10;
+
+const fn need(group: LimitGroup) -> Need {
+    match group {
+        LimitGroup::Sync | LimitGroup::SlidingSync => Need {
+            bursts: &[(2.0, 70), (5.0, 10)],
+            why: "in busy rooms a device syncs again after each event",
+        },
+        LimitGroup::Send => Need {
+            bursts: &[(1.0, 10)],
+            why: "people write several short messages in a row",
+        },
+        LimitGroup::Media => Need {
+            bursts: &[(5.0, 220), (10.0, 140), (20.0, 20)],
+            why: "a room that is opened shows a picture of each member who speaks",
+        },
+        LimitGroup::Everything => Need {
+            bursts: &[(5.0, 310), (10.0, 220), (20.0, 45), (50.0, 25)],
+            why: "who looks through rooms asks for members, pages and pictures of each",
+        },
+    }
+}
+
+/// What an address needs of which no user is known: each login has several requests, and an office has one address.
 const ADDRESS: Need = Need {
-    per_second: 5.0,
-    burst: 50,
+    bursts: &[(5.0, 50)],
     why: "logins have no user yet, and many people may have one address",
 };
 
@@ -133,22 +129,29 @@ impl Reader<'_> {
                 .fix_with("write burst = 500");
             return None;
         }
-        if *per_second.get_ref() < need.per_second {
-            self.low(
-                &per_second.span(),
-                format!("{} requests a second", per_second.get_ref()),
-                need.why,
-                format!("write per_second = {} or more", need.per_second),
-            );
-        }
-        if at_once < need.burst {
-            let span = burst.as_ref().map_or_else(|| given.span(), Spanned::span);
-            self.low(
-                &span,
-                format!("a burst of {at_once}"),
-                need.why,
-                format!("write burst = {} or more", need.burst),
-            );
+        match need.burst(*per_second.get_ref()) {
+            None => {
+                let least = need.bursts.first().map_or(1.0, |(rate, _)| *rate);
+                self.low(
+                    &per_second.span(),
+                    &format!("{} requests a second", per_second.get_ref()),
+                    need.why,
+                    format!("write per_second = {least} or more"),
+                );
+            }
+            Some(needed) if at_once < needed => {
+                let span = burst.as_ref().map_or_else(|| given.span(), Spanned::span);
+                self.low(
+                    &span,
+                    &format!(
+                        "a burst of {at_once} at {} requests a second",
+                        per_second.get_ref()
+                    ),
+                    need.why,
+                    format!("write burst = {needed} or more"),
+                );
+            }
+            Some(_) => {}
         }
         #[allow(
             clippy::cast_possible_truncation,
@@ -172,14 +175,14 @@ impl Reader<'_> {
         } else if *given.get_ref() < PARALLEL {
             self.low(
                 &given.span(),
-                format!("{} syncs at a time", given.get_ref()),
+                &format!("{} syncs at a time", given.get_ref()),
                 "each device of a person waits in one, and in two for a moment when it reconnects",
                 format!("write parallel_syncs = {PARALLEL} or more"),
             );
         }
     }
 
-    fn low(&mut self, span: &Range<usize>, what: String, why: &str, fix: String) {
+    fn low(&mut self, span: &Range<usize>, what: &str, why: &str, fix: String) {
         self.warning(
             span,
             format!("{what} may be too few for an ordinary person: {why}"),

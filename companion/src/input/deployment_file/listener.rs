@@ -17,7 +17,7 @@ pub(super) struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    pub fn is_given(&self) -> bool {
+    pub(super) fn is_given(&self) -> bool {
         self.host.is_some()
             || self.port.is_some()
             || self.socket.is_some()

@@ -7,21 +7,25 @@ use crate::diagnostic::{Diagnostic, Place, nearest};
 use crate::input::facts::Statement;
 
 /// A message that is complete but for its fix.
-pub struct Unfixed<'r, 'a> {
+pub(super) struct Unfixed<'r, 'a> {
     reader: &'r mut Reader<'a>,
     diagnostic: Diagnostic,
 }
 
 impl Unfixed<'_, '_> {
     /// What to write instead. Takes the message in.
-    pub fn fix_with(self, fix: impl Into<String>) {
+    pub(super) fn fix_with(self, fix: impl Into<String>) {
         self.reader.found.push(self.diagnostic.fix(fix));
     }
 }
 
 impl<'a> Reader<'a> {
     /// An error at a span.
-    pub fn error(&mut self, span: &Range<usize>, message: impl Into<String>) -> Unfixed<'_, 'a> {
+    pub(super) fn error(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+    ) -> Unfixed<'_, 'a> {
         let diagnostic = self.place(Diagnostic::error(message), span);
         Unfixed {
             reader: self,
@@ -30,7 +34,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A warning at a span.
-    pub fn warning(&mut self, span: &Range<usize>, message: impl Into<String>) -> Unfixed<'_, 'a> {
+    pub(super) fn warning(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+    ) -> Unfixed<'_, 'a> {
         let diagnostic = self.place(Diagnostic::warning(message), span);
         Unfixed {
             reader: self,
@@ -43,7 +51,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Where a fact is stated.
-    pub fn statement(&self, span: &Range<usize>) -> Statement {
+    pub(super) fn statement(&self, span: &Range<usize>) -> Statement {
         Statement {
             place: Some(Place::in_text(self.path, self.text, span.clone())),
             key: key_at(self.text, span.start).unwrap_or_default(),
@@ -51,7 +59,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What the TOML reader or serde refused.
-    pub fn syntax(&mut self, error: &toml::de::Error) {
+    pub(super) fn syntax(&mut self, error: &toml::de::Error) {
         let span = error.span().unwrap_or(0..0);
         let message = error
             .message()

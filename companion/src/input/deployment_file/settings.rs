@@ -33,7 +33,7 @@ const PRIVATE: [&str; 9] = [
     "unix:",
 ];
 /// The nginx that is assumed when nobody says which.
-pub const ASSUMED_NGINX: NginxVersion = NginxVersion(1, 28, 0);
+pub(super) const ASSUMED_NGINX: NginxVersion = NginxVersion(1, 28, 0);
 
 impl Reader<'_> {
     pub(super) fn settings(&mut self, file: &File, synapse_upload: Option<u64>) -> Settings {

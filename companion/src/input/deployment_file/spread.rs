@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::Reader;
 use crate::diagnostic::nearest;
-use crate::model::{Role, Spread};
+use crate::model::{Resource, Role, Spread};
 
 impl Reader<'_> {
     /// What the operator says of groups.
@@ -22,13 +22,8 @@ impl Reader<'_> {
 
     fn spread_of(&mut self, group: &str, how: &Spanned<String>) -> Option<(Role, Spread)> {
         let span = how.span();
-        let groups = || {
-            Role::NAMED
-                .iter()
-                .filter(|(_, role)| !matches!(role, Role::Nothing(_)))
-        };
-        let Some((_, role)) = groups().find(|(name, _)| *name == group) else {
-            let fix = match nearest(group, groups().map(|(name, _)| *name)) {
+        let Some(role) = Role::asked().find(|role| role.name() == group) else {
+            let fix = match nearest(group, Role::asked().map(Role::name)) {
                 Some(near) => format!("write {near}"),
                 None => "write the type of the workers, as client_reader = \"user\"".to_owned(),
             };
@@ -42,7 +37,7 @@ impl Reader<'_> {
                 .fix_with("write \"user\", \"room\", \"server\" or \"turns\"");
             return None;
         };
-        let federation = matches!(role, Role::FederationReader | Role::FederationInbound);
+        let federation = role.resource() == Resource::Federation;
         let fits = match spread {
             Spread::Turns => true,
             Spread::Server => federation,
@@ -67,8 +62,7 @@ impl Reader<'_> {
             .fix_with(fix);
             return None;
         }
-        let syncs = matches!(role, Role::Sync | Role::InitialSync | Role::SlidingSync);
-        if syncs && *spread != Spread::User {
+        if role.waits() && *spread != Spread::User {
             self.warning(
                 &span,
                 format!(
@@ -77,6 +71,6 @@ impl Reader<'_> {
             )
             .fix_with("take the line away: syncs are spread by user");
         }
-        Some((*role, *spread))
+        Some((role, *spread))
     }
 }

@@ -124,10 +124,8 @@ impl Decided {
     }
 
     /// Whether any request is for it.
-    pub fn takes_requests(&self) -> bool {
-        self.roles
-            .iter()
-            .any(|role| !matches!(role, Role::Nothing(_)))
+    pub(super) fn takes_requests(&self) -> bool {
+        self.roles.iter().any(|role| role.takes_requests())
     }
 }
 
@@ -200,7 +198,7 @@ fn require(
         let lacking: Vec<&str> = stated
             .value
             .iter()
-            .filter(|role| !matches!(role, Role::Nothing(_)) && role.resource() == resource)
+            .filter(|role| role.takes_requests() && role.resource() == resource)
             .map(|role| role.name())
             .collect();
         if lacking.is_empty() {

@@ -67,7 +67,7 @@ pub(super) struct At<'a> {
 
 impl File {
     /// Parses a file. `None` if that is impossible, which has been said then.
-    pub fn parse(path: &Path, text: &str, found: &mut Diagnostics) -> Option<Self> {
+    pub(super) fn parse(path: &Path, text: &str, found: &mut Diagnostics) -> Option<Self> {
         let options = serde_saphyr::options! {
             duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
             with_snippet: false,
@@ -89,7 +89,7 @@ impl File {
     }
 
     /// The value of a top-level key. A key without a value is as good as none, as in Synapse.
-    pub fn get(&self, key: &str) -> Option<At<'_>> {
+    pub(super) fn get(&self, key: &str) -> Option<At<'_>> {
         let node = self.keys.get(key)?;
         let at = At {
             file: &self.path,
@@ -100,7 +100,7 @@ impl File {
     }
 
     /// Whether the file is a table of keys that has any of these.
-    pub fn has_any(&self, keys: &[&str]) -> bool {
+    pub(super) fn has_any(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| self.keys.contains_key(*key))
     }
 }
@@ -169,7 +169,7 @@ pub(super) fn placeholder(text: &str) -> Option<&str> {
 
 impl<'a> At<'a> {
     /// Where it is, for messages.
-    pub fn statement(&self) -> Statement {
+    pub(super) fn statement(&self) -> Statement {
         Statement {
             place: Some(Place::line(self.file, self.node.line, self.node.column)),
             key: self.key.clone(),
@@ -191,7 +191,7 @@ impl<'a> At<'a> {
     }
 
     /// Text without placeholders.
-    pub fn text(&self, found: &mut Diagnostics) -> Option<&'a str> {
+    pub(super) fn text(&self, found: &mut Diagnostics) -> Option<&'a str> {
         match &self.node.value {
             Value::Text(text) if placeholder(text).is_none() => Some(text),
             _ => {
@@ -202,7 +202,7 @@ impl<'a> At<'a> {
     }
 
     /// Text or a number, as text.
-    pub fn scalar(&self, found: &mut Diagnostics) -> Option<String> {
+    pub(super) fn scalar(&self, found: &mut Diagnostics) -> Option<String> {
         match &self.node.value {
             Value::Number(number) => Some(number.to_string()),
             _ => self.text(found).map(str::to_owned),
@@ -210,7 +210,7 @@ impl<'a> At<'a> {
     }
 
     /// A port. Synapse refuses one in quotes.
-    pub fn port(&self, found: &mut Diagnostics) -> Option<u16> {
+    pub(super) fn port(&self, found: &mut Diagnostics) -> Option<u16> {
         let port = match self.node.value {
             Value::Number(number) => u16::try_from(number).ok().filter(|port| *port > 0),
             _ => None,
@@ -222,7 +222,7 @@ impl<'a> At<'a> {
     }
 
     /// Whether Python takes it for true.
-    pub fn truth(&self) -> bool {
+    pub(super) fn truth(&self) -> bool {
         match &self.node.value {
             Value::Null => false,
             Value::Bool(value) => *value,
@@ -234,7 +234,7 @@ impl<'a> At<'a> {
     }
 
     /// `true` or `false`; for `enable_media_repo`, which Synapse compares with `False` itself.
-    pub fn boolean(&self, found: &mut Diagnostics) -> Option<bool> {
+    pub(super) fn boolean(&self, found: &mut Diagnostics) -> Option<bool> {
         match self.node.value {
             Value::Bool(value) => Some(value),
             _ => {
@@ -245,7 +245,7 @@ impl<'a> At<'a> {
     }
 
     /// The items of a list, each with its index in the key.
-    pub fn list(&self, found: &mut Diagnostics) -> Vec<At<'a>> {
+    pub(super) fn list(&self, found: &mut Diagnostics) -> Vec<At<'a>> {
         let Value::List(items) = &self.node.value else {
             self.wrong("a list", found);
             return Vec::new();
@@ -262,7 +262,7 @@ impl<'a> At<'a> {
     }
 
     /// Text, or a list of texts.
-    pub fn texts(&self, found: &mut Diagnostics) -> Vec<At<'a>> {
+    pub(super) fn texts(&self, found: &mut Diagnostics) -> Vec<At<'a>> {
         match self.node.value {
             Value::List(_) => self.list(found),
             _ => vec![self.clone()],
@@ -270,7 +270,7 @@ impl<'a> At<'a> {
     }
 
     /// The entries of a map.
-    pub fn entries(&self, found: &mut Diagnostics) -> Vec<(&'a str, At<'a>)> {
+    pub(super) fn entries(&self, found: &mut Diagnostics) -> Vec<(&'a str, At<'a>)> {
         let Value::Map(entries) = &self.node.value else {
             self.wrong("a map of keys and values", found);
             return Vec::new();
@@ -290,7 +290,7 @@ impl<'a> At<'a> {
     }
 
     /// The value of a key of this map, if it has one.
-    pub fn get(&self, key: &str) -> Option<At<'a>> {
+    pub(super) fn get(&self, key: &str) -> Option<At<'a>> {
         let Value::Map(entries) = &self.node.value else {
             return None;
         };
@@ -304,7 +304,7 @@ impl<'a> At<'a> {
     }
 
     /// Whether it is a map.
-    pub fn is_map(&self) -> bool {
+    pub(super) fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }
 }

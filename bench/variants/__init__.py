@@ -1,4 +1,4 @@
-"""The fronts that are compared: one nginx, one group of sync workers, and five ways to choose one of them.
+"""The variants that are compared: one nginx, one group of sync workers, and five ways to choose one of them.
 
 Each is a few lines of configuration in the same places; whatever is not shown here is equal. The scripts beside this file
 are what an operator would write today.
@@ -20,8 +20,8 @@ ASK = f"http://127.0.0.1:{WHOAMI}"
 
 
 @dataclass(frozen=True)
-class Front:
-    """How one front is configured."""
+class Variant:
+    """How one variant is configured."""
 
     name: str
     key: str
@@ -38,7 +38,7 @@ class Front:
     def start(self, workers=1, wrapper=()):
         """An `Nginx` of it, to be used as a context."""
         first = self.render(f" state={self.state}") if self.state else None
-        return Nginx("front", self.render(), FRONT, workers, wrapper, first)
+        return Nginx("variant", self.render(), FRONT, workers, wrapper, first)
 
     def render(self, state=""):
         values = {"zone": self.zone, "state": state, "here": HERE, "whoami": ASK}
@@ -97,15 +97,15 @@ http {{
 
 
 # With a second location, as all others have one: nginx compares a request's path with it.
-FLOOR = Front("floor", "$http_authorization", server="location = /count {{ empty_gif; }}")
+BASELINE = Variant("baseline", "$http_authorization", server="location = /count {{ empty_gif; }}")
 
-OURS = Front(
+OURS = Variant(
     "ours", "$matrix_user_hash", modules=(module,),
     http="matrix_user_hash_zone users:{zone}{state};",
     location="matrix_user_hash http://whoami zone=users;",
     server="location = /count {{ matrix_user_hash_metrics; }}")
 
-SUBREQUEST = Front(
+SUBREQUEST = Variant(
     "njs-subrequest", "$user", modules=("ngx_http_js_module.so",),
     http="js_import main from {here}/whoami_subrequest.js; js_shared_dict_zone zone=users:{zone};",
     location="auth_request /_user; auth_request_set $user $sent_http_x_user;",
@@ -113,7 +113,7 @@ SUBREQUEST = Front(
         location = /_user {{ internal; proxy_pass_request_body off; js_content main.user; }}
         location = /count {{ js_content main.count; }}""")
 
-ACCESS = Front(
+ACCESS = Variant(
     "njs-access", "$user", modules=("ngx_http_js_module.so",),
     http="""js_import main from {here}/whoami_access.js; js_shared_dict_zone zone=users:{zone} timeout=1h evict;
     js_var $user; js_fetch_keepalive 64;""",
@@ -121,7 +121,7 @@ ACCESS = Front(
     server="""set $whoami_url {whoami}/_matrix/client/v3/account/whoami;
         location = /count {{ js_content main.count; }}""")
 
-LUA = Front(
+LUA = Variant(
     "lua", "$user", modules=("ndk_http_module.so", "ngx_http_lua_module.so"),
     http="lua_package_path '{here}/?.lua;;'; lua_shared_dict users {zone};",
     location="access_by_lua_block {{ require('whoami').user() }}",
@@ -133,9 +133,9 @@ LUA = Front(
         }}
         location = /count {{ content_by_lua_block {{ require('whoami').count() }} }}""")
 
-ALL = (FLOOR, OURS, SUBREQUEST, ACCESS, LUA)
+ALL = (BASELINE, OURS, SUBREQUEST, ACCESS, LUA)
 
 
 def available():
     """Those whose modules this nginx has."""
-    return [front for front in ALL if all(callable(path) or (MODULES / path).is_file() for path in front.modules)]
+    return [variant for variant in ALL if all(callable(path) or (MODULES / path).is_file() for path in variant.modules)]

@@ -1,4 +1,4 @@
-"""The witness: Synapse's own access logs, which name process, requester, path and User-Agent of every request."""
+"""The log oracle: Synapse's own access logs, which name process, requester, path and User-Agent of every request."""
 
 import re
 import time
