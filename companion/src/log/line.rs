@@ -6,6 +6,7 @@
 
 use std::hash::Hasher as _;
 
+use matrix_user_hash_core::engine::Status;
 use memchr::{memchr, memchr2, memmem};
 use rustc_hash::FxHasher;
 
@@ -40,7 +41,7 @@ pub(crate) struct Line<'a> {
     pub agent: u64,
 }
 
-/// `$matrix_user_hash_status`.
+/// `$matrix_user_hash_status`, or that there was none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the module's own names")]
 pub(crate) enum Lookup {
@@ -59,14 +60,14 @@ pub(crate) enum Lookup {
 impl Lookup {
     /// All, as the log writes them.
     pub(crate) const ALL: [(&'static str, Self); 9] = [
-        ("HIT", Self::Hit),
-        ("MISS", Self::Miss),
-        ("SHARED", Self::Shared),
-        ("STALE", Self::Stale),
-        ("REFUSED", Self::Refused),
-        ("ERROR", Self::Error),
-        ("TIMEOUT", Self::Timeout),
-        ("ANONYMOUS", Self::Anonymous),
+        (Status::Hit.as_str(), Self::Hit),
+        (Status::Miss.as_str(), Self::Miss),
+        (Status::Shared.as_str(), Self::Shared),
+        (Status::Stale.as_str(), Self::Stale),
+        (Status::Refused.as_str(), Self::Refused),
+        (Status::Error.as_str(), Self::Error),
+        (Status::Timeout.as_str(), Self::Timeout),
+        (Status::Anonymous.as_str(), Self::Anonymous),
         ("-", Self::Off),
     ];
 
