@@ -61,7 +61,7 @@ fn listener(
     let Some(kind) = at.get("type") else {
         found.push(
             at.statement().below("type").on(Diagnostic::error(
-                "a listener without a type, which Synapse refuses",
+                "this listener has no type, and Synapse refuses it",
             )
             .fix("add type: http")),
         );
@@ -274,7 +274,7 @@ fn bound(at: &At<'_>, found: &mut Diagnostics) -> Bound {
     if let (Some(path), Some(_)) = (&path, &port) {
         found.push(
             path.statement().on(Diagnostic::error(
-                "a listener with a port and a path, which Synapse refuses",
+                "this listener has a port and a path, and Synapse refuses that",
             )
             .fix("leave one of the two")),
         );
