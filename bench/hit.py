@@ -7,7 +7,9 @@ from .bed import sync_workers
 from .callgrind import instructions
 from .results import Result, in_turns, median
 
-MOST = 1.02
+MOST = 1.01
+# Another processor has another memcpy and memchr, and another nginx another heap: the short form, which runs anywhere, allows for that.
+MOST_ANYWHERE = 1.02
 ROUNDS = 5
 
 
@@ -27,14 +29,16 @@ def hit(part):
     return result.passed
 
 
-def compare(result, counts):
+def compare(result, counts, most=MOST):
     baseline, ours = counts["baseline"], counts["ours"]
     added = ours - baseline
-    result.check("a hit takes at most 2% more instructions than the baseline", f"{100 * added / baseline:.2f}%", ours <= MOST * baseline)
+    result.check(f"a hit takes at most {most - 1:.0%} more instructions than the baseline", f"{100 * added / baseline:.2f}%",
+                 ours <= most * baseline)
     for name, share in (("njs-subrequest", 50), ("lua", 12)):
         if name in counts:
             theirs = counts[name] - baseline
-            result.check(f"a hit adds at most 1/{share} of what {name} adds", f"1/{theirs / added:.0f}", added * share <= theirs)
+            result.check(f"a hit adds at most 1/{share} of what {name} adds", f"{added:,.0f} of {theirs:,.0f} instructions",
+                         added * share <= theirs)
 
 
 def short(part):
@@ -48,5 +52,5 @@ def short(part):
                   for variant in (variants.BASELINE, variants.OURS)}
     for name, count in counts.items():
         result.figure(name, instructions=count)
-    compare(result, counts)
+    compare(result, counts, MOST_ANYWHERE)
     return result.passed

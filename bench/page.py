@@ -55,11 +55,9 @@ def conditions():
     for part in PARTS:
         found = load(part)
         if found:
-            rows.append((f"`{part}`", found["title"], found["date"], f"{found['seconds']} s",
-                         f"{found['load']} → {found['load_at_end']}"))
-    latest = load("hit")
-    about = f"{latest['nginx']} (Debian sid) on {latest['machine']}.\n\n" if latest else ""
-    return about + table(("part", "what", "when (UTC)", "took", "load average"), rows)
+            rows.append((f"`{part}`", found["title"], found["machine"], found["nginx"].removeprefix("nginx/"), found["date"],
+                         f"{found['seconds']} s", f"{found['load']} → {found['load_at_end']}"))
+    return table(("part", "what", "machine", "nginx of Debian sid", "when (UTC)", "took", "load average"), rows)
 
 
 def variants():
