@@ -446,14 +446,22 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         waited_for
     }
 
-    /// A lookup that was to be sent, and cannot be built from that request any more: nothing is learnt. The request leaves its
-    /// slot, and another one that waits leads instead.
+    /// A lookup that was to be sent, and cannot be built from that request any more, which has left the location: nothing is
+    /// learnt. The request leaves its slot, and another one that waits leads instead.
     pub fn give_back(&mut self, job: Job, slot: Option<usize>, waiter: W, now: Millis) {
         let key = *job.question.key();
         if let Some(slot) = slot {
             self.leave(&key, slot, waiter, now);
         }
         self.unsent(job, now);
+    }
+
+    /// As [`Self::give_back`], for a request that still waits, but does not ask any more what it asked: it goes on without an
+    /// answer. The others of its flight still get one.
+    pub fn reject(&mut self, job: Job, slot: Option<usize>, waiter: W, now: Millis) {
+        self.give_back(job, slot, waiter, now);
+        let outcome = Outcome::own(Err(LookupError::Failed(FailureKind::Local)));
+        self.commands.push_back(Command::Wake(waiter, outcome));
     }
 
     fn unsent(&mut self, job: Job, now: Millis) {

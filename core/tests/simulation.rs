@@ -2,7 +2,7 @@
 //!
 //! Each schedule is random: requests of several clients with known, refused and unknown tokens, answers that are quick, slow
 //! or never come, worker processes that are killed, that stop serving for a while or are replaced (a reload), allocations
-//! that fail. After each step the invariants are checked:
+//! that fail, requests that do not ask any more what they asked. After each step the invariants are checked:
 //!
 //! - no two lookups of a key are in flight, and never more than `max_lookups`;
 //! - each request has an outcome by its deadline, and one only; none is forgotten;
@@ -109,6 +109,8 @@ struct Request {
     question: Question,
     slot: Option<usize>,
     client: Client,
+    /// Its arguments are others by now: no lookup can be built from it.
+    has_changed: bool,
 }
 
 struct Lookup {
@@ -279,6 +281,7 @@ impl<'m> World<'m> {
             question: Question::Owner(Key::from_words([0, 0])),
             slot: None,
             client,
+            has_changed: false,
         };
         let question = match step {
             Step::Done(resolution) => {
@@ -339,7 +342,7 @@ impl<'m> World<'m> {
     fn carry_out(&mut self, process: usize) {
         while let Some(command) = self.processes[process].engine.next_command() {
             match command {
-                Command::Send(job, from) => self.send(process, job, Some(from)),
+                Command::Send(job, from) => self.send(process, job, from),
                 Command::Wake(number, outcome) => {
                     let request = self
                         .requests
@@ -357,16 +360,17 @@ impl<'m> World<'m> {
         }
     }
 
-    fn send(&mut self, process: usize, job: Job, from: Option<u64>) {
-        let token = match from {
-            Some(number) => {
-                self.requests
-                    .get(&number)
-                    .expect("a lookup is built from a request that waits")
-                    .token
-            }
-            None => u64::MAX,
-        };
+    fn send(&mut self, process: usize, job: Job, from: u64) {
+        let request = self
+            .requests
+            .get_mut(&from)
+            .expect("a lookup is built from a request that waits");
+        if request.has_changed {
+            let (slot, now) = (request.slot.take(), Millis::new(self.now));
+            let engine = &mut self.processes[process].engine;
+            return engine.reject(job, slot, from, now);
+        }
+        let token = request.token;
         self.sent += 1;
         let pid = self.processes[process].pid;
         let behaviour = (self.behaviour)(token, &mut self.random);
@@ -597,7 +601,15 @@ fn schedule(seed: u64, memories: &[Vec<AtomicU64>]) {
                     }
                 }
             }
-            8..60 => {
+            8..10 => {
+                let waiting: Vec<u64> = world.requests.keys().copied().collect();
+                if !waiting.is_empty() {
+                    let number = waiting[dice.below(waiting.len() as u64) as usize];
+                    let request = world.requests.get_mut(&number);
+                    request.expect("it waits").has_changed = true;
+                }
+            }
+            10..60 => {
                 for _ in 0..=dice.below(6) {
                     if world.processes[process].stuck_until > world.now {
                         break;
@@ -785,6 +797,26 @@ fn an_impatient_leader_does_not_fail_a_follower_with_time_left() {
             "{status:?} after {time} ms"
         );
     }
+}
+
+#[test]
+fn a_request_whose_question_has_changed_fails_alone() {
+    let memories = [memory()];
+    let mut world = World::new(&memories, 1, 1, 11, takes(100));
+    world.arrive(0, 1, client(1), terms(2_000, 1));
+    let changed = world.arrive(0, 2, client(2), terms(2_000, 1));
+    world.arrive(0, 2, client(3), terms(2_000, 1));
+    let changed = changed.expect("it waits for a place");
+    let request = world.requests.get_mut(&changed);
+    request.expect("it waits").has_changed = true;
+    world.finish();
+    let (_, status) = world.times(|request| request.client == client(2))[0];
+    assert_eq!(status, Status::Error);
+    let (time, status) = world.times(|request| request.client == client(3))[0];
+    assert!(
+        time <= 210 && status == Status::Miss,
+        "{status:?} after {time} ms"
+    );
 }
 
 #[test]
