@@ -7,7 +7,7 @@ use matrix_user_hash_core::engine::Engine;
 use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::time::Seconds;
 
-use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::event::{Callback, Timer};
 use crate::ngx::log;
 use crate::ngx::process;
 
@@ -19,7 +19,7 @@ pub struct Local {
     /// What it decides.
     pub engine: Engine<'static, Handle, fn(u32) -> bool>,
     /// The timer of its poll, from the first request on that waits.
-    poll: Option<Alarm>,
+    poll: Option<Timer>,
 }
 
 impl Local {
@@ -37,14 +37,10 @@ impl Local {
     /// # Safety
     ///
     /// `call` may be called with `subject` as long as this lives, and does not unwind.
-    pub unsafe fn make_poll(
-        &mut self,
-        call: unsafe fn(*mut c_void, Ring),
-        subject: *mut c_void,
-    ) -> bool {
+    pub unsafe fn make_poll(&mut self, call: Callback, subject: *mut c_void) -> bool {
         if self.poll.is_none() {
             // SAFETY: the cycle's log outlives the zone; the caller vouches for the rest.
-            self.poll = unsafe { Alarm::new(log::cycle_log(), true, call, subject) };
+            self.poll = unsafe { Timer::new(log::cycle_log(), true, call, subject) };
         }
         self.poll.is_some()
     }

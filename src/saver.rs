@@ -17,7 +17,7 @@ use ngx::http::HttpModuleMainConf;
 
 use crate::Module;
 use crate::conf::MainConf;
-use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::event::{Timer, WakeReason};
 use crate::ngx::{guard, log};
 use crate::zone::{SharedZone, now};
 
@@ -30,7 +30,7 @@ thread_local! {
 }
 
 struct Saver {
-    alarm: Alarm,
+    timer: Timer,
     running: Vec<Save>,
 }
 
@@ -54,11 +54,11 @@ pub(crate) fn start(main: &MainConf) {
     if !saves {
         return;
     }
-    // SAFETY: `interval` guards itself and has no subject; the log is renewed at each ring.
-    if let Some(alarm) = unsafe { Alarm::new(log::cycle_log(), true, interval, ptr::null_mut()) } {
-        alarm.set(first(main));
+    // SAFETY: `interval` guards itself and has no subject; the log is renewed each time.
+    if let Some(timer) = unsafe { Timer::new(log::cycle_log(), true, interval, ptr::null_mut()) } {
+        timer.set(first(main));
         let running = Vec::new();
-        SAVER.set(Some(Saver { alarm, running }));
+        SAVER.set(Some(Saver { timer, running }));
     }
 }
 
@@ -78,7 +78,7 @@ fn first(main: &MainConf) -> usize {
 }
 
 /// The interval is over.
-unsafe fn interval(_subject: *mut c_void, _why: Ring) {
+unsafe fn interval(_subject: *mut c_void, _why: WakeReason) {
     guard::guard((), || {
         SAVER.with_borrow_mut(|saver| {
             if let Some(saver) = saver {
@@ -105,8 +105,8 @@ impl Saver {
                 self.running.extend(Save::begin(zone));
             }
         }
-        self.alarm.relog(log::cycle_log());
-        self.alarm.set(EVERY);
+        self.timer.relog(log::cycle_log());
+        self.timer.set(EVERY);
     }
 }
 

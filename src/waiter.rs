@@ -13,7 +13,7 @@ use nginx_sys::ngx_http_cleanup_t;
 
 use crate::local::Handle;
 use crate::location::Location;
-use crate::ngx::event::{Alarm, Ring};
+use crate::ngx::event::{Callback, Timer};
 use crate::ngx::memory;
 use crate::ngx::request::{Place, Request};
 use crate::zone::now;
@@ -21,7 +21,7 @@ use crate::zone::now;
 /// What is called for a waiting request, with its waiter.
 pub(crate) struct Callbacks {
     /// Its time is up, or it has an outcome.
-    pub rung: unsafe fn(*mut c_void, Ring),
+    pub woken: Callback,
     /// Its client has left.
     pub abandoned: unsafe extern "C" fn(*mut c_void),
 }
@@ -41,7 +41,7 @@ pub(crate) struct Waiter {
     since: Millis,
     /// Where in its phases the request was parked.
     place: Place,
-    alarm: Option<Alarm>,
+    timer: Option<Timer>,
     cleanup: NonNull<ngx_http_cleanup_t>,
 }
 
@@ -60,7 +60,7 @@ impl Waiter {
         callbacks: &Callbacks,
     ) -> Option<NonNull<Self>> {
         let cleanup = request.add_cleanup()?;
-        let waiter = Box::into_raw(memory::boxed(Self {
+        let waiter = memory::boxed(Self {
             request,
             location: *location,
             question,
@@ -68,23 +68,32 @@ impl Waiter {
             slot: None,
             since: now(),
             place: request.place(),
-            alarm: None,
+            timer: None,
             cleanup,
-        })?);
-        // SAFETY: the connection's log outlives its request, and the alarm is dropped with the waiter, which is a box of
-        // ours. The new cleanup entry is ours to set.
+        })?;
+        let waiter = NonNull::from(Box::leak(waiter));
+        // SAFETY: the connection's log outlives its request, and the timer is dropped with the waiter.
+        let timer = unsafe {
+            Timer::new(
+                request.log(),
+                false,
+                callbacks.woken,
+                waiter.as_ptr().cast(),
+            )
+        };
+        let Some(timer) = timer else {
+            // SAFETY: nothing else refers to the box.
+            drop(unsafe { Box::from_raw(waiter.as_ptr()) });
+            return None;
+        };
+        timer.set(location.conf.timeout);
+        // SAFETY: nothing else refers to the box, and the new cleanup entry is ours to set.
         unsafe {
-            let Some(alarm) = Alarm::new(request.log(), false, callbacks.rung, waiter.cast())
-            else {
-                drop(Box::from_raw(waiter));
-                return None;
-            };
-            alarm.set(location.conf.timeout);
-            (*waiter).alarm = Some(alarm);
-            (*cleanup.as_ptr()).data = waiter.cast();
+            (*waiter.as_ptr()).timer = Some(timer);
+            (*cleanup.as_ptr()).data = waiter.as_ptr().cast();
             (*cleanup.as_ptr()).handler = Some(callbacks.abandoned);
         }
-        NonNull::new(waiter)
+        Some(waiter)
     }
 
     /// A second question, for which the time that is left must do.
@@ -93,8 +102,8 @@ impl Waiter {
         match self.deadline().since(now()) {
             0 => self.deliver(Outcome::TIME_IS_UP),
             left => {
-                if let Some(alarm) = &self.alarm {
-                    alarm.set(usize::try_from(left).unwrap_or(usize::MAX));
+                if let Some(timer) = &self.timer {
+                    timer.set(usize::try_from(left).unwrap_or(usize::MAX));
                 }
             }
         }
@@ -125,8 +134,8 @@ impl Waiter {
         self.slot = None;
         if self.outcome.is_none() {
             self.outcome = Some(outcome);
-            if let Some(alarm) = &self.alarm {
-                alarm.post();
+            if let Some(timer) = &self.timer {
+                timer.post();
             }
         }
     }

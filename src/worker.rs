@@ -9,12 +9,12 @@ use matrix_user_hash_core::engine::{
     Client, Command, Ended, Event, Job, Joined, Outcome, Question,
 };
 use matrix_user_hash_core::metrics::Counter;
-use matrix_user_hash_core::whoami::{FailureKind, LookupError, LookupResult};
+use matrix_user_hash_core::whoami::{FailureKind, LookupError};
 
 use crate::local::Handle;
 use crate::location::Location;
-use crate::lookup::{self, Order};
-use crate::ngx::event::Ring;
+use crate::lookup::{self, Unsent};
+use crate::ngx::event::WakeReason;
 use crate::ngx::request::Request;
 use crate::ngx::{guard, log};
 use crate::waiter::{Callbacks, Waiter};
@@ -22,7 +22,7 @@ use crate::zone::{SharedZone, now};
 
 /// What nginx calls for a waiting request.
 pub(crate) static CALLBACKS: Callbacks = Callbacks {
-    rung: resumed,
+    woken: resumed,
     abandoned,
 };
 
@@ -110,17 +110,7 @@ pub(crate) fn refresh(request: Request, location: &Location, question: Question)
 fn carry_out(zone: &'static SharedZone) {
     while let Some(Some(command)) = zone.with_local(|local| local.engine.next_command()) {
         match command {
-            Command::Send(job, waiter) => {
-                // SAFETY: a waiter leaves its slot before it is freed, and takes its commands with it.
-                let asker = unsafe { waiter.cast::<Waiter>().as_mut() };
-                if asker.is_parked() {
-                    send(asker.request, &asker.location, job);
-                } else {
-                    // It was sent elsewhere (`post_action`), where it may have other arguments.
-                    let slot = asker.slot.take();
-                    zone.with_local(|local| local.engine.give_back(job, slot, waiter, now()));
-                }
-            }
+            Command::Send(job, waiter) => send_for(zone, job, waiter),
             Command::Wake(waiter, outcome) => wake(waiter, outcome),
             Command::PollIn(milliseconds) => {
                 zone.with_local(|local| local.poll_in(milliseconds));
@@ -135,28 +125,54 @@ fn wake(waiter: Handle, outcome: Outcome) {
     unsafe { waiter.cast::<Waiter>().as_mut() }.deliver(outcome);
 }
 
-/// Sends a lookup with what the request gives to build it from.
-fn send(request: Request, location: &Location, job: Job) {
-    let order = Order::new(location, job, done);
-    if let Err(order) = lookup::send(request, order) {
-        done(order, Err(LookupError::Failed(FailureKind::Local)));
+/// Sends a lookup for a request that waits, if that still asks the same.
+fn send_for(zone: &'static SharedZone, job: Job, handle: Handle) {
+    // SAFETY: a waiter leaves its slot before it is freed, and takes its commands with it.
+    let waiter = unsafe { handle.cast::<Waiter>().as_mut() };
+    if !waiter.is_parked() {
+        // It was sent elsewhere (`post_action`), where it may have other arguments.
+        let slot = waiter.slot.take();
+        zone.with_local(|local| local.engine.give_back(job, slot, handle, now()));
+        return;
+    }
+    match lookup::send(waiter.request, &waiter.location, job, done) {
+        Ok(()) => {}
+        Err(Unsent::NoMemory(job)) => not_sent(&waiter.location, job),
+        Err(Unsent::Changed(job)) => {
+            let slot = waiter.slot.take();
+            zone.with_local(|local| local.engine.reject(job, slot, handle, now()));
+        }
     }
 }
 
-/// A lookup of ours has ended.
-fn done(order: Order, result: LookupResult) {
-    let zone = order.site.zone;
+/// Sends a lookup in the background, with what the request gives to build it from.
+fn send(request: Request, location: &Location, job: Job) {
+    if let Err(Unsent::NoMemory(job) | Unsent::Changed(job)) =
+        lookup::send(request, location, job, done)
+    {
+        not_sent(location, job);
+    }
+}
+
+/// There was no memory for a lookup.
+fn not_sent(location: &Location, job: Job) {
     let ended = Ended {
-        result,
-        micros: u64::try_from(order.sent.elapsed().as_micros()).unwrap_or(u64::MAX),
-        is_fair: order.is_fair,
+        result: Err(LookupError::Failed(FailureKind::Local)),
+        micros: 0,
+        is_fair: true,
     };
-    zone.with_local(|local| local.engine.done(order.job, &ended, now()));
+    done(location, job, &ended);
+}
+
+/// A lookup of ours has ended.
+fn done(location: &Location, job: Job, ended: &Ended) {
+    let zone = location.zone;
+    zone.with_local(|local| local.engine.done(job, ended, now()));
     carry_out(zone);
 }
 
 /// The timer of a worker process's poll; posted, when a lookup has made room.
-unsafe fn polled(subject: *mut c_void, _why: Ring) {
+unsafe fn polled(subject: *mut c_void, _why: WakeReason) {
     guard::guard((), || {
         // SAFETY: the zone lives as long as the cycle, and its timer no longer.
         let zone: &'static SharedZone = unsafe { &*subject.cast::<SharedZone>() };
@@ -166,13 +182,13 @@ unsafe fn polled(subject: *mut c_void, _why: Ring) {
 }
 
 /// The timer of a waiting request: its time is up, or it has an outcome.
-unsafe fn resumed(subject: *mut c_void, why: Ring) {
+unsafe fn resumed(subject: *mut c_void, why: WakeReason) {
     guard::guard((), || {
         // SAFETY: the timer is dropped with its waiter.
         let waiter = unsafe { &mut *subject.cast::<Waiter>() };
         let zone = waiter.location.zone;
         if waiter.outcome.is_none() {
-            if why == Ring::Posted {
+            if why == WakeReason::Posted {
                 return;
             }
             waiter.give_up();

@@ -29,8 +29,9 @@ use super::Lookup;
 use super::kept::{self, Kept};
 #[cfg(ngx_feature = "http_ssl")]
 use super::sessions::Sessions;
-use crate::ngx::pool;
-use crate::ngx::{guard, memory};
+#[cfg(ngx_feature = "http_ssl")]
+use crate::ngx::buffer;
+use crate::ngx::{guard, pool, upstream as ngx_upstream};
 use crate::zone::now;
 
 const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;
@@ -122,23 +123,21 @@ pub(crate) fn shell(
     group: *mut ngx_http_upstream_srv_conf_t,
     keeps: bool,
 ) -> Option<*mut ngx_http_upstream_srv_conf_t> {
-    let kept = Kept::beside(cf, group, keeps);
-    // SAFETY: the group and the shell live in the configuration's pool. The copy is never changed but for `init`; what
-    // nginx changes in the group later (its peers move to shared memory) is only read by the group's own `init`.
-    unsafe {
-        let mut shown = ptr::read(group);
-        shown.peer.init = Some(init);
-        let shell = Shell {
-            shown,
-            group,
-            kept,
-            #[cfg(ngx_feature = "http_ssl")]
-            sessions: Sessions::default(),
-            avoided: RefCell::default(),
-        };
-        let shell = pool::adopt(cf.pool, shell)?;
-        Some(&raw mut shell.shown)
-    }
+    // SAFETY: the group is in the configuration, and so is the shell. The copy is never changed but for `init`; what nginx
+    // changes in the group later (its peers move to shared memory) is only read by the group's own `init`.
+    let (mut shown, kept) = unsafe { (ptr::read(group), Kept::beside(cf, group, keeps)) };
+    shown.peer.init = Some(init);
+    let shell = Shell {
+        shown,
+        group,
+        kept,
+        #[cfg(ngx_feature = "http_ssl")]
+        sessions: Sessions::default(),
+        avoided: RefCell::default(),
+    };
+    // SAFETY: the pool is that of the configuration, to which the lookups belong that use the shell.
+    let shell = unsafe { pool::adopt(cf.pool, shell)? };
+    Some(ptr::from_mut(shell).cast())
 }
 
 impl Shell {
@@ -150,8 +149,8 @@ impl Shell {
         avoided.iter().any(|(address, _)| address == server)
     }
 
-    /// A server hung, or did not.
-    fn note(&self, server: Address, hung: bool) {
+    /// Remembers for a while that a server hung, or forgets that it did.
+    fn remember(&self, server: Address, hung: bool) {
         let mut avoided = self.avoided.borrow_mut();
         avoided.retain(|(address, _)| *address != server);
         if !hung {
@@ -176,14 +175,17 @@ unsafe fn upstream_of(peer: *mut ngx_peer_connection_t) -> *mut ngx_http_upstrea
     unsafe { peer.byte_sub(offset_of!(ngx_http_upstream_t, peer)).cast() }
 }
 
-/// The lookup of a peer that [`init`] set up.
+/// The lookup of a peer that [`init`] set up, and the shell that it uses.
 ///
 /// # Safety
 ///
 /// `peer` is that of a live lookup's upstream, whose `input_filter_ctx` is the lookup.
-unsafe fn lookup_of(peer: *mut ngx_peer_connection_t) -> *mut Lookup {
-    // SAFETY: the caller's.
-    unsafe { (*upstream_of(peer)).input_filter_ctx.cast() }
+unsafe fn lookup_of<'l>(peer: *mut ngx_peer_connection_t) -> (&'l Lookup, &'l Shell) {
+    // SAFETY: the caller's; `init` has told the lookup its shell, which lives as long as the configuration.
+    unsafe {
+        let lookup = &*(*upstream_of(peer)).input_filter_ctx.cast::<Lookup>();
+        (lookup, &*lookup.peer.get().shell)
+    }
 }
 
 /// Sets a peer up for a lookup's upstream.
@@ -193,59 +195,59 @@ unsafe extern "C" fn init(
 ) -> ngx_int_t {
     guard::guard(Status::NGX_ERROR.0, || {
         // SAFETY: nginx calls with the live subrequest of a lookup and the group that its configuration names: a shell.
-        unsafe {
-            let shell = shown.cast_const().cast::<Shell>();
-            let group = (*shell).group;
-            let Some(init) = (*group).peer.init else {
-                return Status::NGX_ERROR.0;
-            };
-            let set_up = init(child, group);
-            if set_up == OK {
-                let peer = &mut (*(*child).upstream).peer;
-                let (get, free) = (peer.get, peer.free);
-                (*Lookup::of(child)).peer = Peer { shell, get, free };
-                peer.get = Some(self::get);
-                peer.free = Some(self::free);
-                #[cfg(ngx_feature = "http_ssl")]
-                {
-                    peer.set_session = Some(set_session);
-                    peer.save_session = Some(save_session);
-                }
+        let (lookup, shell) = unsafe { (Lookup::of(child), &*shown.cast_const().cast::<Shell>()) };
+        // SAFETY: the group lives as long as the shell, and its own function sets the peer up.
+        let set_up = unsafe {
+            match (*shell.group).peer.init {
+                Some(init) => init(child, shell.group),
+                None => Status::NGX_ERROR.0,
             }
-            set_up
+        };
+        if set_up == OK {
+            // SAFETY: the group's function has returned, so nothing else refers to the upstream.
+            let peer = &mut unsafe { ngx_upstream::of_callback(child) }.peer;
+            lookup.peer.set(Peer {
+                shell,
+                get: peer.get.replace(self::get),
+                free: peer.free.replace(self::free),
+            });
+            #[cfg(ngx_feature = "http_ssl")]
+            {
+                peer.set_session = Some(set_session);
+                peer.save_session = Some(save_session);
+            }
         }
+        set_up
     })
 }
 
 /// Chooses a server, and a connection of ours to it if one was kept (`ngx_http_upstream_get_keepalive_peer`).
 unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     guard::guard(Status::NGX_ERROR.0, || {
-        // SAFETY: the peer is that of a live lookup, set up by `init`; the shell lives as long as the configuration.
-        let (of, shell) = unsafe {
-            let of = (*lookup_of(peer)).peer;
-            (of, &*of.shell)
-        };
-        let Some(get) = of.get else {
+        // SAFETY: the peer is that of a live lookup, set up by `init`.
+        let (lookup, shell) = unsafe { lookup_of(peer) };
+        let (get, free) = (lookup.peer.get().get, lookup.peer.get().free);
+        let Some(get) = get else {
             return Status::NGX_ERROR.0;
         };
         loop {
             // SAFETY: the group's own function, with its own data.
-            let got = shell.kept.hidden(|| unsafe { get(peer, data) });
+            let body = || unsafe { get(peer, data) };
+            let got = shell.kept.with_group_list_hidden(body);
+            // SAFETY: the balancer has returned, so nothing else refers to the peer.
+            let chosen = unsafe { &mut *peer };
             if got == DONE {
-                // SAFETY: the balancer gave a connection that was kept.
-                unsafe { kept::refuse(&mut *peer) };
+                kept::refuse(chosen);
             } else if got != OK {
                 return got;
             }
-            // SAFETY: the balancer chose a server; it is given back as one that nothing is known of.
-            unsafe {
-                let server = Address::of(peer);
-                let free = of.free.filter(|_| (*peer).tries > 1);
-                match free.filter(|_| shell.avoids(&server)) {
-                    Some(free) => free(peer, data, 0),
-                    None if shell.kept.take(&mut *peer, &server) => return DONE,
-                    None => return OK,
-                }
+            // SAFETY: the balancer has chosen a server.
+            let server = unsafe { Address::of(chosen) };
+            match free.filter(|_| chosen.tries > 1 && shell.avoids(&server)) {
+                // SAFETY: the group's own function; the server is given back as one that nothing is known of.
+                Some(free) => unsafe { free(peer, data, 0) },
+                None if shell.kept.take(chosen, &server) => return DONE,
+                None => return OK,
             }
         }
     })
@@ -254,59 +256,72 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, data: *mut c_void) ->
 /// A peer is done with: keeps its connection if it may be used again, and passes on whether it failed.
 unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, data: *mut c_void, state: ngx_uint_t) {
     guard::guard((), || {
-        // SAFETY: the peer is that of a live lookup, set up by `init`; the shell lives as long as the configuration.
-        unsafe {
-            let (upstream, lookup) = (upstream_of(peer), lookup_of(peer));
-            let of = (*lookup).peer;
-            let shell = &*of.shell;
-            // A lookup that was given up is, for nginx, one whose connection was closed before anything went wrong.
-            let failed = state & FAILED != 0 || (*lookup).overdue;
-            let server = Address::of(peer);
-            let hung = hung(lookup, &*peer);
-            (*lookup).hung |= hung;
-            if !failed || hung {
-                shell.note(server, failed);
-            }
-            #[cfg(ngx_feature = "http_ssl")]
-            if failed && (*upstream).request_sent() == 0 {
-                (*lookup).tls_error = super::sessions::error_of(&*upstream);
-                shell.sessions.forget(&server);
-            }
-            // What nginx has gathered for TLS holds the token, and may stay as long as the connection.
-            #[cfg(ngx_feature = "http_ssl")]
-            if let Some(connection) = (*upstream).peer.connection.as_ref() {
-                memory::wipe_buffer(connection.ssl.as_ref().map_or(ptr::null(), |ssl| ssl.buf));
-            }
-            if !failed {
-                shell.kept.keep(&mut *upstream, server);
-            }
-            // The group keeps no connection of ours.
-            (*upstream).set_keepalive(0);
-            let state = match failed && !was_connected(&*upstream) {
-                true => state | FAILED,
-                false => state & !FAILED,
-            };
-            if let Some(free) = of.free {
-                free(peer, data, state);
-            }
+        // SAFETY: the peer is that of a live lookup, set up by `init`; nothing else refers to its upstream now.
+        let (lookup, shell, upstream) = unsafe {
+            let (lookup, shell) = lookup_of(peer);
+            (lookup, shell, &mut *upstream_of(peer))
+        };
+        let state = judge(lookup, shell, upstream, state);
+        if let Some(free) = lookup.peer.get().free {
+            // SAFETY: the group's own function, with its own data.
+            unsafe { free(peer, data, state) };
         }
     });
 }
 
-/// Whether the server let the time go by after it was connected to.
-///
-/// # Safety
-///
-/// The lookup and its peer are live.
-unsafe fn hung(lookup: *const Lookup, peer: &ngx_peer_connection_t) -> bool {
-    // SAFETY: a peer's connection, if there is one, has both events.
-    unsafe {
-        peer.connection.as_ref().is_some_and(|connection| {
-            (*lookup).overdue
-                || (*connection.read).timedout() != 0
-                || (*connection.write).timedout() != 0
-        })
+/// What a lookup learns from a peer that it is done with, and what the group is told of it.
+fn judge(
+    lookup: &Lookup,
+    shell: &Shell,
+    upstream: &mut ngx_http_upstream_t,
+    state: ngx_uint_t,
+) -> ngx_uint_t {
+    // A lookup that was given up is, for nginx, one whose connection was closed before anything went wrong.
+    let failed = state & FAILED != 0 || lookup.is_overdue.get();
+    // SAFETY: the balancer has chosen this server.
+    let server = unsafe { Address::of(&upstream.peer) };
+    let hung = has_hung(lookup, &upstream.peer);
+    lookup.has_hung.set(lookup.has_hung.get() || hung);
+    if !failed || hung {
+        shell.remember(server, failed);
     }
+    #[cfg(ngx_feature = "http_ssl")]
+    if failed && upstream.request_sent() == 0 {
+        lookup.tls_error.set(super::sessions::error_of(upstream));
+        shell.sessions.forget(&server);
+    }
+    #[cfg(ngx_feature = "http_ssl")]
+    wipe_tls_buffer(&upstream.peer);
+    if !failed {
+        shell.kept.keep(upstream, server);
+    }
+    // The group keeps no connection of ours.
+    upstream.set_keepalive(0);
+    match failed && !was_connected(upstream) {
+        true => state | FAILED,
+        false => state & !FAILED,
+    }
+}
+
+/// Overwrites what nginx has gathered for TLS: it holds the token, and may stay as long as the connection.
+#[cfg(ngx_feature = "http_ssl")]
+fn wipe_tls_buffer(peer: &ngx_peer_connection_t) {
+    // SAFETY: a peer's connection, if there is one, is open; the buffer of its TLS is NULL or in its pool.
+    unsafe {
+        if let Some(tls) = peer
+            .connection
+            .as_ref()
+            .and_then(|found| found.ssl.as_ref())
+        {
+            buffer::wipe(tls.buf);
+        }
+    }
+}
+
+/// Whether the server let the time go by after it was connected to.
+fn has_hung(lookup: &Lookup, peer: &ngx_peer_connection_t) -> bool {
+    let connection = ngx_upstream::connection_of_peer(peer);
+    connection.is_some_and(|connection| lookup.is_overdue.get() || connection.timed_out())
 }
 
 /// Whether the server accepted the connection: the request was sent on it, or TLS began.
@@ -333,8 +348,9 @@ unsafe extern "C" fn set_session(
     guard::guard(OK, || {
         // SAFETY: the peer is that of a live lookup, set up by `init`, with a connection that TLS begins on.
         unsafe {
-            let sessions = &(*(*lookup_of(peer)).peer.shell).sessions;
-            sessions.offer(&Address::of(peer), (*peer).connection)
+            let (_, shell) = lookup_of(peer);
+            let server = Address::of(peer);
+            shell.sessions.offer(&server, (*peer).connection)
         }
     })
 }
@@ -345,8 +361,8 @@ unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, _data: *mut 
     guard::guard((), || {
         // SAFETY: the peer is that of a live lookup, set up by `init`, with a connection that has TLS.
         unsafe {
-            let sessions = &(*(*lookup_of(peer)).peer.shell).sessions;
-            sessions.keep(Address::of(peer), (*peer).connection);
+            let (_, shell) = lookup_of(peer);
+            shell.sessions.keep(Address::of(peer), (*peer).connection);
         }
     });
 }

@@ -3,14 +3,15 @@
 use core::ptr::NonNull;
 
 use matrix_user_hash_core::engine::Question;
+use matrix_user_hash_core::key::Key;
 use matrix_user_hash_core::query;
+use matrix_user_hash_core::token::Token;
 use matrix_user_hash_core::whoami::{self, DeviceParam, Masquerade};
 use matrix_user_hash_core::wipe::Wiped;
 
-use super::Order;
 use crate::conf::target::Target;
 use crate::fault::{self, Place};
-use crate::location::parts;
+use crate::location::{Location, parts};
 use crate::ngx::memory;
 use crate::ngx::request::Request;
 use crate::variables;
@@ -26,34 +27,44 @@ pub(super) struct Written {
     pub agent: Option<Vec<u8>>,
 }
 
-/// Writes the whoami request for what `client` asks. Nothing if it does not ask that (any more),
-/// or without memory.
-pub(super) fn write(client: Request, order: &Order, target: &Target) -> Option<Written> {
+/// Why a question was not written.
+pub(super) enum NotWritten {
+    /// The request does not ask it, or not any more: `post_action` and `set $args` change what it has.
+    Changed,
+    /// There is no memory for it.
+    NoMemory,
+}
+
+/// Writes the whoami request for a question that `client` asks.
+pub(super) fn write(
+    client: Request,
+    location: &Location,
+    question: &Question,
+    target: &Target,
+) -> Result<Written, NotWritten> {
     fault::at(Place::Ask, client.user_agent());
     let indexes = variables::indexes(client);
     let (mut user_room, mut device_room) = (Vec::new(), Vec::new());
     let mut token_room = Wiped::default();
-    let token = parts(client).token(&mut token_room)?;
-    let masquerade = match order.job.question {
+    let token = parts(client)
+        .token(&mut token_room)
+        .ok_or(NotWritten::Changed)?;
+    let masquerade = match question {
         Question::Owner(_) => None,
         Question::Masquerade { .. } => Some(Masquerade {
-            user_id: parts(client).named_user(&mut user_room)?,
+            user_id: parts(client)
+                .named_user(&mut user_room)
+                .ok_or(NotWritten::Changed)?,
             device_id: device(client.args(), &mut device_room),
         }),
     };
-    // The request may have moved on since it asked: `post_action` and `set $args` change what it has.
-    let secret = order.site.zone.ready()?.secret();
-    let key = match &masquerade {
-        None => secret.token(&token),
-        Some(masquerade) => secret.masquerade(&token, &masquerade.user_id),
-    };
-    if key != *order.job.question.key() {
-        return None;
+    if key(location, &token, masquerade.as_ref()) != Some(*question.key()) {
+        return Err(NotWritten::Changed);
     }
     let asked = masquerade
         .as_ref()
         .map(|masquerade| masquerade.user_id.as_str().to_owned());
-    let forwarded_for = match NonNull::new(order.site.conf.forwarded_for) {
+    let forwarded_for = match NonNull::new(location.conf.forwarded_for) {
         // SAFETY: it belongs to the configuration of the client's location.
         Some(value) => unsafe { client.evaluate(value) },
         None => client.variable(indexes.forwarded_for),
@@ -68,13 +79,22 @@ pub(super) fn write(client: Request, order: &Order, target: &Target) -> Option<W
         forwarded_proto: client.variable(indexes.scheme).unwrap_or_default(),
         masquerade,
     };
-    let mut bytes = memory::with_capacity(request.len())?;
+    let mut bytes = memory::with_capacity(request.len()).ok_or(NotWritten::NoMemory)?;
     request.write(&mut bytes);
-    Some(Written {
+    Ok(Written {
         bytes: bytes.into(),
         asked,
         #[cfg(feature = "faults")]
         agent: client.user_agent().map(<[u8]>::to_vec),
+    })
+}
+
+/// The key of what a request asks.
+fn key(location: &Location, token: &Token<'_>, masquerade: Option<&Masquerade<'_>>) -> Option<Key> {
+    let secret = location.zone.ready()?.secret();
+    Some(match masquerade {
+        None => secret.token(token),
+        Some(masquerade) => secret.masquerade(token, &masquerade.user_id),
     })
 }
 

@@ -14,6 +14,7 @@ use nginx_sys::{
 use ngx::core::Status;
 
 use super::peer::Address;
+use crate::ngx::upstream as ngx_upstream;
 
 /// For how many servers a session is kept; the oldest goes.
 const MOST: usize = 16;
@@ -83,26 +84,23 @@ impl Sessions {
 }
 
 /// Why no request could be sent on a connection to which TLS belongs; `None` if TLS is not why.
-///
-/// # Safety
-///
-/// The upstream is that of a live lookup.
-pub(super) unsafe fn error_of(upstream: &ngx_http_upstream_t) -> Option<TlsError> {
-    // SAFETY: the caller's; a connection with TLS has a session of OpenSSL's, and an error has a static text.
-    unsafe {
-        let tls = upstream.peer.connection.as_ref()?.ssl.as_ref()?;
-        let timed_out = (*(*upstream.peer.connection).read).timedout() != 0;
-        let verified = SSL_get_verify_result(tls.connection);
-        Some(if timed_out {
-            TlsError::Slow
-        } else if tls.handshaked() == 0 {
-            TlsError::Handshake
-        } else if verified == VERIFIED {
-            TlsError::Name
-        } else {
-            TlsError::Certificate(CStr::from_ptr(X509_verify_cert_error_string(verified)))
-        })
-    }
+pub(super) fn error_of(upstream: &ngx_http_upstream_t) -> Option<TlsError> {
+    let connection = ngx_upstream::connection(upstream)?;
+    // SAFETY: an open connection with TLS has this structure, and a session of OpenSSL's in it.
+    let (has_handshaked, verified) = unsafe {
+        let tls = (*connection.as_ptr()).ssl.as_ref()?;
+        (tls.handshaked() != 0, SSL_get_verify_result(tls.connection))
+    };
+    Some(if connection.read_timed_out() {
+        TlsError::Slow
+    } else if !has_handshaked {
+        TlsError::Handshake
+    } else if verified == VERIFIED {
+        TlsError::Name
+    } else {
+        // SAFETY: OpenSSL has a static text for each number.
+        TlsError::Certificate(unsafe { CStr::from_ptr(X509_verify_cert_error_string(verified)) })
+    })
 }
 
 /// What was wrong with TLS.

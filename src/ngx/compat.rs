@@ -1,11 +1,13 @@
-//! What differs between nginx versions, and what `nginx-sys` gets wrong. Nothing else knows of versions.
+//! What differs between nginx versions, what `nginx-sys` gets wrong, and what no header has. Nothing else knows of versions.
 //!
 //! `nginx-sys` 0.5 is made by bindgen 0.72, which places the bitfields of `ngx_http_request_t` wrong from nginx
 //! 1.29.3 on (rust-bindgen issue 3384). They are therefore only touched through a second binding that `build.rs`
 //! makes with bindgen 0.73. `scripts/check-layout` compares both, and every other structure of which we touch a
 //! bitfield, with what the C compiler says.
 
-use nginx_sys::{ngx_http_request_t, ngx_http_variable_value_t, ngx_uint_t};
+use nginx_sys::{
+    ngx_http_request_t, ngx_http_variable_value_t, ngx_msec_t, ngx_queue_t, ngx_uint_t,
+};
 
 // The generated code is bindgen's, not ours: our lints do not judge it. `layout-check` compares it with the C compiler.
 #[allow(
@@ -42,6 +44,22 @@ pub(crate) const ANGIE_SIGN: ngx_uint_t = {
     }
     sum
 };
+
+/// How `ngx_http_upstream_keepalive_srv_conf_t` begins. No header has that structure: `scripts/build` compares it with the C file
+/// of the keepalive module, for each nginx that the module is built for (`layout-check/`).
+#[repr(C)]
+pub(crate) struct GroupKeepalive {
+    /// `keepalive CONNECTIONS`.
+    pub max_cached: ngx_uint_t,
+    /// `keepalive_requests`.
+    pub requests: ngx_uint_t,
+    /// `keepalive_time`.
+    pub time: ngx_msec_t,
+    /// `keepalive_timeout`.
+    pub timeout: ngx_msec_t,
+    /// The head of the list of connections.
+    pub cache: ngx_queue_t,
+}
 
 /// Marks a request as logged already, so that `ngx_http_free_request` writes no access log line for it.
 ///

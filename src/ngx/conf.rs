@@ -22,17 +22,15 @@ pub(crate) fn args<'c>(cf: &ngx_conf_t) -> Vec<&'c [u8]> {
 
 /// Where the directive that nginx is reading stands: `file:line`.
 pub(crate) fn place(cf: &ngx_conf_t) -> String {
-    // SAFETY: nginx has a configuration file open while it reads directives, or none (`-g`).
-    unsafe {
-        match cf.conf_file.as_ref() {
-            Some(file) if file.file.name.len > 0 => {
-                format!(
-                    "{}:{}",
-                    String::from_utf8_lossy(bytes(&file.file.name)),
-                    file.line
-                )
-            }
-            _ => "the command line".to_owned(),
+    // SAFETY: nginx has a configuration file open while it reads directives, or none (`-g`), and keeps its name.
+    let name = unsafe {
+        let file = cf.conf_file.as_ref();
+        file.map(|file| (bytes(&file.file.name), file.line))
+    };
+    match name {
+        Some((name, line)) if !name.is_empty() => {
+            format!("{}:{line}", String::from_utf8_lossy(name))
         }
+        _ => "the command line".to_owned(),
     }
 }

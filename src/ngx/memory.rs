@@ -5,8 +5,6 @@
 
 use std::alloc::{Layout, alloc};
 
-use nginx_sys::ngx_buf_t;
-
 /// A box, if there is memory for it.
 pub(crate) fn boxed<T>(value: T) -> Option<Box<T>> {
     const { assert!(size_of::<T>() > 0, "`alloc` wants a size") };
@@ -26,19 +24,4 @@ pub(crate) fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
     let mut vector = Vec::new();
     vector.try_reserve_exact(capacity).ok()?;
     Some(vector)
-}
-
-/// Overwrites all of a buffer of nginx's.
-///
-/// # Safety
-///
-/// The buffer is NULL, or in memory that can be written to.
-pub(crate) unsafe fn wipe_buffer(buffer: *const ngx_buf_t) {
-    // SAFETY: the caller's; `start` and `end` are the bounds of its memory.
-    unsafe {
-        if let Some(buffer) = buffer.as_ref().filter(|buffer| !buffer.start.is_null()) {
-            let len = buffer.end.offset_from(buffer.start).unsigned_abs();
-            libc::explicit_bzero(buffer.start.cast(), len);
-        }
-    }
 }

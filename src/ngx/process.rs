@@ -17,3 +17,15 @@ pub(crate) fn is_alive(pid: u32) -> bool {
         && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
     !missing
 }
+
+/// Whether this worker process is shutting down, gracefully or not.
+pub(crate) fn is_exiting() -> bool {
+    // SAFETY: nginx's signal handling sets it, in this one thread (ngx_worker_process_cycle).
+    unsafe { nginx_sys::ngx_exiting != 0 }
+}
+
+/// Whether this worker process ends at once.
+pub(crate) fn is_terminating() -> bool {
+    // SAFETY: nginx's signal handler sets it; it is a word that is read whole.
+    unsafe { nginx_sys::ngx_terminate != 0 }
+}

@@ -5,6 +5,7 @@
 //! nginx's buffers.
 
 use core::ffi::{CStr, c_void};
+use core::iter::successors;
 use core::ptr::{self, NonNull};
 use core::slice;
 
@@ -12,8 +13,10 @@ use nginx_sys::{
     ngx_connection_t, ngx_http_cleanup_add, ngx_http_cleanup_t, ngx_http_complex_value,
     ngx_http_complex_value_t, ngx_http_get_indexed_variable, ngx_http_log_ctx_t,
     ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_variable_value_t, ngx_int_t, ngx_log_t,
-    ngx_pnalloc, ngx_str_t, ngx_uint_t,
+    ngx_module_t, ngx_pnalloc, ngx_pool_t, ngx_str_t, ngx_uint_t,
 };
+
+use super::modules;
 
 /// A live request. Copies are cheap and dangle once nginx frees the request: keep one only where a cleanup handler
 /// (see [`Self::add_cleanup`]) takes it away in time.
@@ -23,6 +26,8 @@ pub(crate) struct Request(NonNull<ngx_http_request_t>);
 /// Where in its phases a request is: the phase, and the location.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place(ngx_int_t, *mut *mut c_void);
+
+type EventHandler = unsafe extern "C" fn(*mut ngx_http_request_t);
 
 /// nginx's modules that pass a request to another server.
 const PASSING: [&CStr; 6] = [
@@ -65,6 +70,24 @@ impl Request {
     pub(crate) fn is_main(self) -> bool {
         // SAFETY: live by construction.
         unsafe { (*self.as_ptr()).main == self.as_ptr() }
+    }
+
+    /// Its pool, which lives as long as it.
+    pub(crate) fn pool(self) -> *mut ngx_pool_t {
+        // SAFETY: live by construction.
+        unsafe { (*self.as_ptr()).pool }
+    }
+
+    /// What a module keeps with the request.
+    pub(crate) fn context(self, module: &ngx_module_t) -> *mut c_void {
+        // SAFETY: live by construction, with a place for each module of the http type.
+        unsafe { *(*self.as_ptr()).ctx.add(module.ctx_index) }
+    }
+
+    /// Has a module keep something with the request.
+    pub(crate) fn set_context(self, module: &ngx_module_t, context: *mut c_void) {
+        // SAFETY: live by construction, with a place for each module of the http type.
+        unsafe { *(*self.as_ptr()).ctx.add(module.ctx_index) = context }
     }
 
     /// The connection, real or (HTTP/2, HTTP/3) made up for the stream.
@@ -116,7 +139,7 @@ impl Request {
         unsafe { bytes(&(*self.as_ptr()).args) }
     }
 
-    /// The variable of that index; nothing if it has no value.
+    /// The variable of that index; `None` if it has no value.
     pub(crate) fn variable<'r>(self, index: ngx_uint_t) -> Option<&'r [u8]> {
         // SAFETY: live by construction; an index that `ngx_http_get_variable_index` gave for this configuration.
         unsafe {
@@ -153,7 +176,7 @@ impl Request {
         unsafe { &mut *(*self.as_ptr()).variables.add(index) }
     }
 
-    /// Copies bytes into the request's pool: no call to the system unless the pool has to grow. Nothing when there
+    /// Copies bytes into the request's pool: no call to the system unless the pool has to grow. `None` if there
     /// is no memory.
     pub(crate) fn copy<const N: usize>(self, source: &[u8; N]) -> Option<NonNull<u8>> {
         // SAFETY: live by construction; `ngx_pnalloc` gives `N` bytes or NULL.
@@ -171,24 +194,23 @@ impl Request {
     }
 
     /// What a handler that was added with [`Self::add_cleanup`] and is still set is to be called with.
+    #[inline]
     pub(crate) fn subject_of(
         self,
         handler: unsafe extern "C" fn(*mut c_void),
     ) -> Option<NonNull<c_void>> {
-        // SAFETY: live by construction; the entries live as long as the request.
-        unsafe {
-            let mut entry = (*self.as_ptr()).cleanup;
-            while let Some(cleanup) = entry.as_ref() {
-                if cleanup
-                    .handler
-                    .is_some_and(|set| ptr::fn_addr_eq(set, handler))
-                {
-                    return NonNull::new(cleanup.data);
-                }
-                entry = cleanup.next;
-            }
-            None
-        }
+        // SAFETY: live by construction; the entries live as long as the request, and each names the next or NULL.
+        let mut entries = unsafe {
+            successors((*self.as_ptr()).cleanup.as_ref(), |entry| {
+                entry.next.as_ref()
+            })
+        };
+        let is_set = |entry: &&ngx_http_cleanup_t| {
+            entry
+                .handler
+                .is_some_and(|set| ptr::fn_addr_eq(set, handler))
+        };
+        NonNull::new(entries.find(is_set)?.data)
     }
 
     /// Adds a handler that nginx calls when the request ends, however it ends: also from `ngx_http_terminate_request`,
@@ -203,53 +225,56 @@ impl Request {
     ///
     /// As `ngx_http_limit_req_handler` does for a delayed request, so bodies, HTTP/2 and HTTP/3 are treated alike.
     pub(crate) fn park(self) {
-        // SAFETY: live by construction. As `ngx_http_limit_req_handler`: events that wait already are seen now.
+        // SAFETY: live by construction; a connection has a read event. Events that wait already are seen now.
         unsafe {
-            let connection = &mut *self.connection();
-            if (*connection.read).ready() != 0 {
-                nginx_sys::ngx_post_event(connection.read, &raw mut nginx_sys::ngx_posted_events);
+            let read = &mut *(*self.connection()).read;
+            if read.ready() != 0 {
+                nginx_sys::ngx_post_event(read, &raw mut nginx_sys::ngx_posted_events);
             } else {
-                nginx_sys::ngx_handle_read_event(connection.read, 0);
+                nginx_sys::ngx_handle_read_event(read, 0);
             }
-            (*self.as_ptr()).read_event_handler = Some(if self.ignores_client_abort() {
-                nginx_sys::ngx_http_block_reading
-            } else {
-                nginx_sys::ngx_http_test_reading
-            });
-            (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_request_empty_handler);
+        }
+        let reading = match self.ignores_client_abort() {
+            true => nginx_sys::ngx_http_block_reading,
+            false => nginx_sys::ngx_http_test_reading,
+        };
+        self.set_handlers(reading, nginx_sys::ngx_http_request_empty_handler);
+    }
+
+    fn set_handlers(self, read: EventHandler, write: EventHandler) {
+        // SAFETY: live by construction.
+        unsafe {
+            (*self.as_ptr()).read_event_handler = Some(read);
+            (*self.as_ptr()).write_event_handler = Some(write);
         }
     }
 
     /// Whether what answers in the location goes on when the client closes its side (`proxy_ignore_client_abort on`).
     fn ignores_client_abort(self) -> bool {
-        // SAFETY: live by construction, with a place for each module of the http type in its location's configuration.
-        // Those of the modules that are named begin with an `ngx_http_upstream_conf_t`.
+        // SAFETY: nginx serves requests with a cycle.
+        let modules = modules::all(unsafe { &*nginx_sys::ngx_cycle });
+        modules
+            .filter(|module| modules::name(module).is_some_and(|name| PASSING.contains(&name)))
+            .filter_map(|module| self.upstream_conf(module))
+            .any(|conf| conf.ignore_client_abort == 1)
+    }
+
+    /// The configuration of one of the modules in [`PASSING`] in the request's location.
+    fn upstream_conf<'r>(self, module: &ngx_module_t) -> Option<&'r ngx_http_upstream_conf_t> {
+        // SAFETY: live by construction, with a place for each module of the http type in its location's configuration. Those
+        // of the modules that are named begin with an `ngx_http_upstream_conf_t`.
         unsafe {
-            let places = (*self.as_ptr()).loc_conf;
-            let mut modules = (*nginx_sys::ngx_cycle).modules;
-            while let Some(module) = (*modules).as_ref() {
-                if !module.name.is_null() && PASSING.contains(&CStr::from_ptr(module.name)) {
-                    let conf = (*places.add(module.ctx_index)).cast::<ngx_http_upstream_conf_t>();
-                    if conf
-                        .as_ref()
-                        .is_some_and(|conf| conf.ignore_client_abort == 1)
-                    {
-                        return true;
-                    }
-                }
-                modules = modules.add(1);
-            }
-            false
+            let place = (*self.as_ptr()).loc_conf.add(module.ctx_index);
+            (*place).cast::<ngx_http_upstream_conf_t>().as_ref()
         }
     }
 
     /// Ends [`Self::park`]: what happens to the request is its phases again (ngx_http_process_request).
     pub(crate) fn unpark(self) {
-        // SAFETY: live by construction.
-        unsafe {
-            (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_block_reading);
-            (*self.as_ptr()).write_event_handler = Some(nginx_sys::ngx_http_core_run_phases);
-        }
+        self.set_handlers(
+            nginx_sys::ngx_http_block_reading,
+            nginx_sys::ngx_http_core_run_phases,
+        );
     }
 
     /// Lets a parked request go on where it stopped. The request may be gone when this returns.
