@@ -27,7 +27,7 @@ impl Location {
         match conf.pass {
             // A lookup that came back to this nginx, or a client's own request, for which any worker will do.
             Pass::On(target) if request.uri() == target.uri() => {
-                target.note_loop();
+                target.log_loop();
                 None
             }
             Pass::On(target) => Some(Self {

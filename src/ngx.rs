@@ -20,4 +20,9 @@ pub(crate) mod phases;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod shared;
+#[cfg(ngx_feature = "http_ssl")]
+pub(crate) mod ssl;
 pub(crate) mod upstream;
+pub(crate) mod url;

@@ -8,7 +8,6 @@
 use core::cell::{Cell, RefCell};
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::AtomicU64;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -18,10 +17,7 @@ use matrix_user_hash_core::key::Secret;
 use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::state;
 use matrix_user_hash_core::time::{Millis, Seconds};
-use nginx_sys::{
-    ngx_conf_t, ngx_int_t, ngx_shared_memory_add, ngx_shm_zone_t, ngx_slab_alloc, ngx_slab_pool_t,
-    ngx_str_t,
-};
+use nginx_sys::{ngx_conf_t, ngx_int_t, ngx_shm_zone_t};
 use ngx::core::Status;
 use ngx::http::HttpModule;
 
@@ -32,6 +28,7 @@ use crate::ngx::conf::Invalid;
 use crate::ngx::guard;
 use crate::ngx::log;
 use crate::ngx::pool;
+use crate::ngx::shared::{self, Memory};
 
 /// The zone of a `matrix_user_hash` that names none.
 pub(crate) const DEFAULT_ZONE: &str = "matrix_user_hash";
@@ -110,17 +107,9 @@ impl SharedZone {
         };
         // SAFETY: the zone and its name live in the cycle's pool, as long as nginx's own structure.
         unsafe {
-            let zone = &*pool::adopt(cf.pool, zone).ok_or(Invalid)?;
-            let mut name = ngx_str_t {
-                len: zone.name.len(),
-                data: zone.name.as_ptr().cast_mut(),
-            };
-            let tag = ptr::from_ref(Module::module()).cast_mut().cast();
-            let shared = ngx_shared_memory_add(cf, &raw mut name, settings.size, tag)
-                .as_mut()
-                .ok_or(Invalid)?;
-            shared.init = Some(init);
-            shared.data = ptr::from_ref(zone).cast_mut().cast();
+            let zone: &'static Self = pool::adopt(cf.pool, zone).ok_or(Invalid)?;
+            let data = ptr::from_ref(zone).cast_mut().cast();
+            shared::declare(cf, &zone.name, settings.size, tag(), init, data)?;
             Ok(zone)
         }
     }
@@ -134,7 +123,7 @@ impl SharedZone {
         Self::declare(cf, Settings::default())
     }
 
-    /// The zone's content; nothing before nginx has mapped it.
+    /// The zone's content; `None` before nginx has mapped it.
     pub fn ready(&self) -> Option<Zone<'static>> {
         match self.life.get() {
             Life::Configured => None,
@@ -142,7 +131,7 @@ impl SharedZone {
         }
     }
 
-    /// Runs `body` with what this worker keeps beside the zone. Nothing if the zone is not ready, or `body` is called
+    /// Runs `body` with what this worker process keeps beside the zone. `None` if the zone is not ready, or `body` is called
     /// from within `body`.
     pub fn with_local<T>(&'static self, body: impl FnOnce(&mut Local) -> T) -> Option<T> {
         let mut local = self.local.try_borrow_mut().ok()?;
@@ -154,7 +143,7 @@ impl SharedZone {
 
     /// Gives the zone its memory.
     fn set_up(&self, shared: &ngx_shm_zone_t, previous: Option<&Self>) -> Result<(), String> {
-        let memory = Memory::of(shared)?;
+        let memory = Memory::of(shared);
         if let Some(found) = memory.found {
             match Zone::attach(found) {
                 Ok(zone) => {
@@ -258,48 +247,6 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The memory that nginx's slab pool has for us.
-struct Memory {
-    pool: *mut ngx_slab_pool_t,
-    /// What we took of it earlier, if this is a reload.
-    found: Option<&'static [AtomicU64]>,
-}
-
-impl Memory {
-    fn of(shared: &ngx_shm_zone_t) -> Result<Self, String> {
-        let pool = shared.shm.addr.cast::<ngx_slab_pool_t>();
-        // SAFETY: nginx has made a slab pool at the beginning of the mapping (ngx_init_zone_pool). Its `data` is ours,
-        // and holds what `allocate` took: page-aligned memory up to the end of the pool's pages.
-        let found = unsafe {
-            let start = (*pool).data.cast::<AtomicU64>();
-            if start.is_null() {
-                None
-            } else {
-                let words = ((*pool).end as usize - start as usize) / size_of::<AtomicU64>();
-                Some(core::slice::from_raw_parts(start, words))
-            }
-        };
-        Ok(Self { pool, found })
-    }
-
-    /// Takes all that the pool has, in one piece.
-    fn allocate(&self) -> Result<&'static [AtomicU64], String> {
-        // SAFETY: the pool is new: all of its free pages are in one row, so one allocation gets them. `pfree` counts
-        // them. Zeroed or not does not matter, the zone is formatted next.
-        unsafe {
-            let bytes = (*self.pool).pfree * nginx_sys::ngx_pagesize;
-            let start = ngx_slab_alloc(self.pool, bytes).cast::<AtomicU64>();
-            if start.is_null() {
-                return Err(format!("no {bytes} bytes in one piece"));
-            }
-            (*self.pool).data = start.cast();
-            // As far as `of` will find it after a reload.
-            let words = ((*self.pool).end as usize - start as usize) / size_of::<AtomicU64>();
-            Ok(core::slice::from_raw_parts(start, words))
-        }
-    }
-}
-
 /// nginx's callback once the memory is mapped; `old` is our data of the previous cycle when the memory is handed on.
 unsafe extern "C" fn init(shared: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx_int_t {
     guard::guard(Status::NGX_ERROR.0, || {
@@ -325,31 +272,24 @@ unsafe extern "C" fn init(shared: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx
     })
 }
 
+/// What tells our zones from those of other modules, and those of this very library from those of another file of it.
+fn tag() -> *mut c_void {
+    ptr::from_ref(Module::module()).cast_mut().cast()
+}
+
 /// The zone of that name in the cycle that runs while a new one is made, if this very library made it. A reload may name
 /// another file of the module: its structures are another library's, and nothing of them can be read.
 fn previous(name: &str) -> Option<&'static SharedZone> {
-    // SAFETY: while a cycle is made, `ngx_cycle` is the old one (ngx_init_cycle), with its zones still mapped; at start it is
-    // a stub without a configuration. A zone with our tag was declared by `SharedZone::declare`, whose `data` it keeps.
-    unsafe {
-        let cycle = nginx_sys::ngx_cycle.as_ref()?;
-        if cycle.conf_ctx.is_null() {
-            return None;
-        }
-        let tag = ptr::from_ref(Module::module()).cast_mut().cast();
-        let mut part = Some(&cycle.shared_memory.part);
-        while let Some(zones) = part {
-            let elements = zones.elts.cast::<ngx_shm_zone_t>();
-            let ours = (0..zones.nelts)
-                .map(|n| &*elements.add(n))
-                .filter(|shared| shared.tag == tag)
-                .map(|shared| &*shared.data.cast::<SharedZone>());
-            if let Some(zone) = ours.into_iter().find(|zone| zone.name == name) {
-                return Some(zone);
-            }
-            part = zones.next.as_ref();
-        }
-        None
+    // SAFETY: while a cycle is made, `ngx_cycle` is the old one (ngx_init_cycle), with its zones still mapped.
+    let cycle = unsafe { nginx_sys::ngx_cycle.as_ref()? };
+    if cycle.conf_ctx.is_null() {
+        // At start it is a stub without a configuration.
+        return None;
     }
+    // SAFETY: a zone with our tag was declared by `SharedZone::declare`, whose `data` it keeps.
+    let of = |shared: &ngx_shm_zone_t| unsafe { &*shared.data.cast::<SharedZone>() };
+    let mut zones = shared::with_tag(cycle, tag()).map(of);
+    zones.find(|zone| zone.name == name)
 }
 
 fn random_secret() -> Result<Secret, String> {

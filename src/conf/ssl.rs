@@ -1,23 +1,20 @@
 //! The directives for `https://`: as `proxy_ssl_*`, but the server is verified, and told its name, unless switched off.
 
 use core::ffi::{c_char, c_void};
-use core::ptr;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nginx_sys::{
     NGX_SSL_TLSv1, NGX_SSL_TLSv1_1, NGX_SSL_TLSv1_2, NGX_SSL_TLSv1_3, ngx_command_t, ngx_conf_t,
-    ngx_http_complex_value_t, ngx_http_upstream_conf_t, ngx_int_t, ngx_pool_cleanup_add,
-    ngx_ssl_ciphers, ngx_ssl_cleanup_ctx, ngx_ssl_client_session_cache, ngx_ssl_create, ngx_ssl_t,
-    ngx_ssl_trusted_certificate, ngx_str_t, ngx_uint_t,
+    ngx_http_complex_value_t, ngx_http_upstream_conf_t, ngx_int_t, ngx_str_t, ngx_uint_t,
 };
-use ngx::core::Status;
 use ngx::ngx_string;
 
 use super::slot::{self, Setting};
 use super::{Invalid, LocationConf};
 use crate::ngx::request::bytes;
+use crate::ngx::ssl::Context;
 
 /// Where systems keep the certificates of the authorities that they trust: Debian and Alpine, Red Hat, the BSDs. With the
 /// NUL that OpenSSL looks for: it is given the name without its length.
@@ -79,41 +76,21 @@ impl Settings {
         cf: &mut ngx_conf_t,
         upstream: &mut ngx_http_upstream_conf_t,
     ) -> Result<(), Invalid> {
-        let ok = Status::NGX_OK.0;
-        // SAFETY: the context lives in the cycle's pool, which frees what OpenSSL has in it; the calls are those of
-        // ngx_http_proxy_set_ssl.
-        unsafe {
-            let ssl = nginx_sys::ngx_pcalloc(cf.pool, size_of::<ngx_ssl_t>()).cast::<ngx_ssl_t>();
-            if ssl.is_null() {
-                return Err(Invalid);
-            }
-            (*ssl).log = cf.log;
-            if ngx_ssl_create(ssl, self.protocols, ptr::null_mut()) != ok {
-                return Err(Invalid);
-            }
-            let Some(cleanup) = ngx_pool_cleanup_add(cf.pool, 0).as_mut() else {
-                ngx_ssl_cleanup_ctx(ssl.cast());
-                return Err(Invalid);
-            };
-            cleanup.handler = Some(ngx_ssl_cleanup_ctx);
-            cleanup.data = ssl.cast();
-            if ngx_ssl_ciphers(cf, ssl, &raw mut self.ciphers, 0) != ok {
-                return Err(blame(cf, "matrix_user_hash_ssl_ciphers", &self.ciphers));
-            }
-            if self.verify != 0 {
-                let mut authorities = self.authorities(cf)?;
-                if ngx_ssl_trusted_certificate(cf, ssl, &raw mut authorities, self.verify_depth)
-                    != ok
-                {
-                    let directive = "matrix_user_hash_ssl_trusted_certificate";
-                    return Err(blame(cf, directive, &authorities));
-                }
-            }
-            if ngx_ssl_client_session_cache(cf, ssl, 1) != ok {
-                return Err(Invalid);
-            }
-            upstream.ssl = ssl;
+        let context = Context::create(cf, self.protocols)?;
+        if !context.set_ciphers(cf, &mut self.ciphers) {
+            return Err(blame(cf, "matrix_user_hash_ssl_ciphers", &self.ciphers));
         }
+        if self.verify != 0 {
+            let mut authorities = self.authorities(cf)?;
+            if !context.trust(cf, &mut authorities, self.verify_depth) {
+                let directive = "matrix_user_hash_ssl_trusted_certificate";
+                return Err(blame(cf, directive, &authorities));
+            }
+        }
+        if !context.keep_sessions(cf) {
+            return Err(Invalid);
+        }
+        upstream.ssl = context.as_ptr();
         upstream.ssl_session_reuse = 1;
         upstream.ssl_name = self.name;
         upstream.ssl_server_name = self.server_name;

@@ -1,18 +1,14 @@
 //! `matrix_user_hash`: whom to ask.
 
 use core::cell::Cell;
-use core::ffi::{CStr, c_char, c_void};
-use core::mem;
+use core::ffi::{c_char, c_void};
 
-use nginx_sys::{
-    ngx_command_t, ngx_conf_t, ngx_http_upstream_add, ngx_http_upstream_srv_conf_t, ngx_str_t,
-    ngx_url_t,
-};
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_http_upstream_srv_conf_t};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
-use super::{LocationConf, Pass, args, place, pool};
+use super::{Invalid, LocationConf, Pass, args, place, pool};
 use crate::ngx::log;
-use crate::ngx::request::bytes;
+use crate::ngx::url::{Url, name_directive};
 use crate::zone::{DEFAULT_ZONE, SharedZone};
 
 /// The endpoint that says whose a token is (Matrix specification, Client-Server API, "Current account information").
@@ -26,8 +22,8 @@ pub struct Target {
     pub path: Vec<u8>,
     /// How much of it is before the query.
     uri_len: usize,
-    /// Whether a loop was spoken of.
-    loop_noted: Cell<bool>,
+    /// Whether the log has a line about a loop.
+    loop_logged: Cell<bool>,
     /// The `Host` header.
     pub host: Vec<u8>,
     /// The servers behind the name: an `upstream {}`, or one that nginx makes of the name.
@@ -52,8 +48,8 @@ impl Target {
     }
 
     /// Says once in a worker process that a request for whoami came where the directive is on.
-    pub fn note_loop(&self) {
-        if !self.loop_noted.replace(true) {
+    pub fn log_loop(&self) {
+        if !self.loop_logged.replace(true) {
             log::notice!(
                 log::cycle_log(),
                 "matrix_user_hash: a request for \"{}\" is not resolved, for it may be a lookup of this very nginx: \
@@ -108,7 +104,7 @@ pub(crate) unsafe extern "C" fn set(
     }
 }
 
-/// A word and what is wrong with it; nothing if nginx has logged the mistake itself.
+/// A word and what is wrong with it; `None` if nginx has logged the mistake itself.
 type Mistake<'a> = Option<(&'a [u8], &'static str)>;
 
 fn read<'a>(cf: &mut ngx_conf_t, words: &[&'a [u8]]) -> Result<&'static Target, Mistake<'a>> {
@@ -160,7 +156,7 @@ fn read<'a>(cf: &mut ngx_conf_t, words: &[&'a [u8]]) -> Result<&'static Target, 
             .iter()
             .position(|&byte| byte == b'?')
             .unwrap_or(server.path.len()),
-        loop_noted: Cell::new(false),
+        loop_logged: Cell::new(false),
         path: server.path,
         host: server.host,
         server: server.conf,
@@ -195,97 +191,31 @@ struct Server {
 
 impl Server {
     fn add(cf: &mut ngx_conf_t, url: &[u8], secure: bool) -> Result<Self, Option<&'static str>> {
-        // SAFETY: the URL's bytes belong to the configuration's pool, where nginx may keep pointers to them; a reason
-        // that nginx gives is a C string that lives for ever.
-        unsafe {
-            // Parsed on its own first, for an error line that names the directive.
-            let mut trial = unparsed(url, secure);
-            if nginx_sys::ngx_parse_url(cf.pool, &raw mut trial) != Status::NGX_OK.0 {
-                let reason = trial.err.as_ref().map(|err| CStr::from_ptr(err));
-                return Err(reason
-                    .and_then(|reason| reason.to_str().ok())
-                    .or(Some("nginx cannot read it")));
-            }
-            let mut parsed = unparsed(url, secure);
-            let conf = ngx_http_upstream_add(cf, &raw mut parsed, 0);
-            if conf.is_null() {
-                return Err(Some("nginx refuses it, see the line before"));
-            }
-            name_directive(cf, conf)?;
-            let path = bytes(&parsed.uri);
-            Ok(Self {
-                conf,
-                host: host(&parsed, secure),
-                path: match path {
-                    [] => WHOAMI.to_vec(),
-                    // Arguments alone, which nginx takes for a path.
-                    [b'?', ..] => [WHOAMI, path].concat(),
-                    _ => path.to_vec(),
-                },
-            })
-        }
+        let port = if secure { 443 } else { 80 };
+        // Parsed on its own first, for an error line that names the directive.
+        Url::check(cf, url, port).map_err(Some)?;
+        let (parsed, conf) = Url::add(cf, url, port)
+            .map_err(|Invalid| Some("nginx refuses it, see the line before"))?;
+        // SAFETY: it is the server of this directive.
+        unsafe { name_directive(cf, conf, "matrix_user_hash") }.map_err(|Invalid| None)?;
+        Ok(Self {
+            conf,
+            host: host(&parsed),
+            path: match parsed.path() {
+                [] => WHOAMI.to_vec(),
+                // Arguments alone, which nginx takes for a path.
+                arguments @ [b'?', ..] => [WHOAMI, arguments].concat(),
+                path => path.to_vec(),
+            },
+        })
     }
-}
-
-/// Lets the line in which nginx says, once all of the configuration is read, that it does not find the host of a URL
-/// ("host not found in upstream ... in FILE:LINE", `ngx_http_upstream_init_round_robin`) name the directive as well.
-///
-/// # Safety
-///
-/// `group` is what `ngx_http_upstream_add` gave for the directive that nginx is reading.
-unsafe fn name_directive(
-    cf: &mut ngx_conf_t,
-    group: *mut ngx_http_upstream_srv_conf_t,
-) -> Result<(), Option<&'static str>> {
-    // SAFETY: the group and the file are nginx's; the text lives in the configuration's pool, as the group does.
-    unsafe {
-        let Some(file) = cf.conf_file.as_ref() else {
-            return Ok(());
-        };
-        if (*group).file_name != file.file.name.data || (*group).line != file.line {
-            // An `upstream {}`, or made by an earlier directive.
-            return Ok(());
-        }
-        let text = [
-            b"\"matrix_user_hash\" directive in ",
-            bytes(&file.file.name),
-            b"\0",
-        ]
-        .concat();
-        let text = pool::adopt(cf.pool, text).ok_or(None)?;
-        (*group).file_name = text.as_mut_ptr();
-        Ok(())
-    }
-}
-
-/// What nginx parses, as `ngx_http_proxy_pass` prepares it.
-fn unparsed(url: &[u8], secure: bool) -> ngx_url_t {
-    // SAFETY: an `ngx_url_t` of zeros is one with nothing set.
-    let mut unparsed: ngx_url_t = unsafe { mem::zeroed() };
-    unparsed.url = ngx_str_t {
-        len: url.len(),
-        data: url.as_ptr().cast_mut(),
-    };
-    unparsed.default_port = default_port(secure);
-    unparsed.set_uri_part(1);
-    unparsed.set_no_resolve(1);
-    unparsed
-}
-
-fn default_port(secure: bool) -> u16 {
-    if secure { 443 } else { 80 }
 }
 
 /// The `Host` header that `$proxy_host` would give (`ngx_http_proxy_set_vars`).
-fn host(url: &ngx_url_t, secure: bool) -> Vec<u8> {
-    if url.family == libc::AF_UNIX {
-        return b"localhost".to_vec();
+fn host(url: &Url) -> Vec<u8> {
+    match (url.host(), url.other_port()) {
+        (None, _) => b"localhost".to_vec(),
+        (Some(host), None) => host.to_vec(),
+        (Some(host), Some(port)) => [host, b":", port].concat(),
     }
-    // SAFETY: nginx's parts of the URL point into the configuration's pool.
-    let (mut host, port) = unsafe { (bytes(&url.host).to_vec(), bytes(&url.port_text)) };
-    if url.no_port() == 0 && url.port != default_port(secure) {
-        host.push(b':');
-        host.extend_from_slice(port);
-    }
-    host
 }
