@@ -4,6 +4,8 @@
 //! `table`; `render` writes that down, `nginx` judges it, and `route` and `hash` explain it. Errors end up as one text
 //! on standard error and an exit code: 0 done, 1 a difference (`diff`), 2 a mistake.
 
+#![forbid(unsafe_code)]
+
 mod balance;
 mod cli;
 mod diagnostic;
