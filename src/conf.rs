@@ -60,6 +60,18 @@ pub struct MainConf {
     pub metrics_handler: ngx_http_handler_pt,
 }
 
+/// Says what is wrong with a word of the directive that nginx is reading, and gives what its setter is to return.
+fn refuse(cf: &mut ngx_conf_t, word: &[u8], reason: &str) -> *mut c_char {
+    let directive = args(cf)[0];
+    emerg!(
+        cf,
+        "invalid parameter \"{}\" in \"{}\" directive: {reason}",
+        String::from_utf8_lossy(word),
+        String::from_utf8_lossy(directive)
+    );
+    NGX_CONF_ERROR
+}
+
 /// Makes the structure that stands before a server group for lookups, which may keep connections or not. `None` without
 /// memory.
 pub(crate) type Shell = fn(

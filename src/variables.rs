@@ -17,7 +17,7 @@ use ngx::http::HttpModuleMainConf as _;
 use ngx::ngx_string;
 
 use crate::Module;
-use crate::ngx::request::Request;
+use crate::ngx::request::{Request, string};
 use crate::ngx::{clock, compat, guard};
 
 /// Where the variables are in `r->variables`, for one cycle.
@@ -76,10 +76,7 @@ pub(crate) fn add(cf: &mut ngx_conf_t) -> Result<Indexes, ngx_int_t> {
 ///
 /// nginx or another module has a variable of that name.
 pub(crate) fn add_shift(cf: &mut ngx_conf_t, words: &'static Words) -> Result<(), ngx_int_t> {
-    let mut name = ngx_str_t {
-        len: words.variable.len(),
-        data: words.variable.as_ptr().cast_mut(),
-    };
+    let mut name = string(words.variable.as_bytes());
     // SAFETY: nginx copies the name, and gives a variable of the configuration or NULL.
     unsafe {
         let variable = ngx_http_add_variable(cf, &raw mut name, 0).as_mut();

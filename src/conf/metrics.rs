@@ -3,10 +3,10 @@
 use core::ffi::{c_char, c_void};
 
 use nginx_sys::{ngx_command_t, ngx_conf_t};
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::core::NGX_CONF_OK;
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 
-use super::{LocationConf, args};
+use super::{LocationConf, args, slot};
 
 /// How the figures are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,7 @@ pub(crate) unsafe extern "C" fn set(
     location.metrics = Some(match words.get(1).copied() {
         None | Some(b"json") => Format::Json,
         Some(b"prometheus") => Format::Prometheus,
-        Some(other) => {
-            emerg!(
-                cf,
-                "invalid value \"{}\" in \"matrix_user_hash_metrics\" directive, it must be \"json\" or \"prometheus\"",
-                String::from_utf8_lossy(other)
-            );
-            return NGX_CONF_ERROR;
-        }
+        Some(_) => return slot::refuse(cf, "\"json\" or \"prometheus\""),
     });
     // SAFETY: nginx reads the directives of a location, whose core configuration is there already.
     let (core, main) = unsafe {

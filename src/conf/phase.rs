@@ -3,9 +3,9 @@
 use core::ffi::{c_char, c_void};
 
 use nginx_sys::{ngx_command_t, ngx_conf_t};
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::core::NGX_CONF_OK;
 
-use super::slot::Setting;
+use super::slot::{self, Setting};
 use super::{LocationConf, args};
 
 /// The phase in which a request is resolved.
@@ -45,14 +45,7 @@ pub(crate) unsafe extern "C" fn set(
     *phase = match words[1] {
         b"precontent" => Phase::PreContent,
         b"preaccess" => Phase::PreAccess,
-        other => {
-            emerg!(
-                cf,
-                "invalid value \"{}\" in \"matrix_user_hash_phase\" directive, it must be \"precontent\" or \"preaccess\"",
-                String::from_utf8_lossy(other)
-            );
-            return NGX_CONF_ERROR;
-        }
+        _ => return slot::refuse(cf, "\"precontent\" or \"preaccess\""),
     };
     NGX_CONF_OK
 }

@@ -3,11 +3,11 @@
 use core::ffi::{c_char, c_void};
 
 use matrix_user_hash_core::shift::{Shift, Span, parse_percent, parse_time};
-use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_parse_time, ngx_str_t};
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+use nginx_sys::{ngx_command_t, ngx_conf_t};
+use ngx::core::NGX_CONF_OK;
 
-use super::args;
-use crate::ngx::pool;
+use super::{args, refuse};
+use crate::ngx::{conf, pool};
 use crate::variables::{self, Words};
 
 /// The longest shift, in milliseconds: 365 days.
@@ -29,16 +29,10 @@ pub(super) unsafe extern "C" fn set(
     // SAFETY: nginx is reading the directive.
     let cf = unsafe { &mut *cf };
     let words = args(cf);
-    let (word, reason) = match read(&words).and_then(|words| declare(cf, words)) {
-        Ok(()) => return NGX_CONF_OK,
-        Err(mistake) => mistake,
-    };
-    let word = String::from_utf8_lossy(word);
-    emerg!(
-        cf,
-        "invalid parameter \"{word}\" in \"matrix_user_hash_shift\" directive: {reason}"
-    );
-    NGX_CONF_ERROR
+    match read(&words).and_then(|words| declare(cf, words)) {
+        Ok(()) => NGX_CONF_OK,
+        Err((word, reason)) => refuse(cf, word, reason),
+    }
 }
 
 /// What the directive says, with the word that names the variable.
@@ -118,21 +112,9 @@ fn when<'a>(words: &[&'a [u8]]) -> Result<Shift, Mistake<'a>> {
     }
 }
 
-/// A time as nginx writes it (`1h30m`), in milliseconds.
+/// How long a shift takes, in milliseconds.
 fn milliseconds(time: &[u8]) -> Option<u64> {
-    let mut line = ngx_str_t {
-        len: time.len(),
-        data: time.as_ptr().cast_mut(),
-    };
-    // SAFETY: `ngx_parse_time` only reads the string.
-    let milliseconds = unsafe { ngx_parse_time(&raw mut line, 0) };
-    if milliseconds == Status::NGX_ERROR.0 {
-        return None;
-    }
-    let milliseconds = u64::try_from(milliseconds).ok()?;
-    (1..=LONGEST)
-        .contains(&milliseconds)
-        .then_some(milliseconds)
+    conf::milliseconds(time).filter(|time| (1..=LONGEST).contains(time))
 }
 
 /// Adds the variable to the configuration.

@@ -246,7 +246,8 @@ pub(super) fn mask(
     NGX_CONF_OK
 }
 
-fn refuse(cf: *mut ngx_conf_t, wanted: &str) -> *mut c_char {
+/// Says which values a directive takes, and gives what its setter is to return.
+pub(super) fn refuse(cf: *mut ngx_conf_t, wanted: &str) -> *mut c_char {
     // SAFETY: nginx is reading the directive.
     let words = unsafe { args(&*cf) };
     emerg!(

@@ -6,7 +6,7 @@ use core::ffi::{c_char, c_void};
 use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_http_upstream_srv_conf_t};
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
-use super::{Invalid, LocationConf, Pass, args, place, pool};
+use super::{Invalid, LocationConf, Pass, args, place, pool, refuse};
 use crate::ngx::log;
 use crate::ngx::url::{Url, name_directive};
 use crate::zone::{DEFAULT_ZONE, SharedZone};
@@ -93,14 +93,7 @@ pub(crate) unsafe extern "C" fn set(
             NGX_CONF_OK
         }
         Err(None) => NGX_CONF_ERROR,
-        Err(Some((word, reason))) => {
-            let word = String::from_utf8_lossy(word);
-            emerg!(
-                cf,
-                "invalid parameter \"{word}\" in \"matrix_user_hash\" directive: {reason}"
-            );
-            NGX_CONF_ERROR
-        }
+        Err(Some((word, reason))) => refuse(cf, word, reason),
     }
 }
 

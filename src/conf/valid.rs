@@ -3,11 +3,12 @@
 use core::ffi::{c_char, c_void};
 
 use matrix_user_hash_core::time::Seconds;
-use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_int_t, ngx_parse_time, ngx_str_t, ngx_uint_t};
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
+use nginx_sys::{ngx_command_t, ngx_conf_t};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use super::slot::Setting;
 use super::{LocationConf, args};
+use crate::ngx::conf;
 
 /// How long each kind of answer is fresh; `None` is not set.
 #[derive(Clone, Copy, PartialEq)]
@@ -20,10 +21,10 @@ pub struct Valid {
     failed: Option<u32>,
 }
 
-/// The longest freshness: 365 days. The table counts seconds modulo 2^26 (776 days).
-const LONGEST: ngx_int_t = 365 * 24 * 3600;
+/// The longest freshness, in milliseconds: 365 days. The table counts seconds modulo 2^26 (776 days).
+const LONGEST: u64 = 365 * 24 * 3600 * 1000;
 /// The longest that a failure may be remembered, in milliseconds (docs/directives.md, matrix_user_hash_valid).
-const LONGEST_FAILURE: ngx_int_t = 1000;
+const LONGEST_FAILURE: u64 = 1000;
 
 /// `200 1h; 401 30s; any 1s`.
 pub(crate) const DEFAULT: Valid = Valid {
@@ -76,14 +77,14 @@ impl Valid {
 pub(crate) unsafe extern "C" fn set(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
-    conf: *mut c_void,
+    block: *mut c_void,
 ) -> *mut c_char {
-    // SAFETY: nginx's arguments; `conf` is a block of ours.
-    let (words, valid) = unsafe { (args(&*cf), &mut (*conf.cast::<LocationConf>()).valid) };
+    // SAFETY: nginx's arguments; `block` is one of ours.
+    let (words, valid) = unsafe { (args(&*cf), &mut (*block.cast::<LocationConf>()).valid) };
     let (time, codes) = words[1..]
         .split_last()
         .expect("nginx wants at least one argument");
-    let Some(milliseconds) = parse_milliseconds(time) else {
+    let Some(milliseconds) = conf::milliseconds(time).filter(|time| *time <= LONGEST) else {
         emerg!(
             cf,
             "invalid time \"{}\" in \"matrix_user_hash_valid\" directive, it must be a time of at most 365d",
@@ -110,14 +111,13 @@ fn set_code(
     valid: &mut Valid,
     code: &[u8],
     time: &[u8],
-    milliseconds: ngx_int_t,
+    milliseconds: u64,
 ) -> bool {
-    let whole = u64::try_from(milliseconds).unwrap_or(0);
     // The table counts in seconds; less than one is one, not none.
-    let seconds = Seconds::new(u32::try_from(whole.div_ceil(1000)).unwrap_or(u32::MAX));
+    let seconds = Seconds::new(u32::try_from(milliseconds.div_ceil(1000)).unwrap_or(u32::MAX));
     let duplicate = match code {
         b"200" => valid.known.replace(seconds).is_some(),
-        b"401" => valid.refused.replace(whole).is_some(),
+        b"401" => valid.refused.replace(milliseconds).is_some(),
         b"any" if milliseconds > LONGEST_FAILURE => {
             emerg!(
                 cf,
@@ -148,15 +148,4 @@ fn set_code(
         );
     }
     !duplicate
-}
-
-/// A time as nginx writes it (`1h30m`), in milliseconds.
-fn parse_milliseconds(time: &[u8]) -> Option<ngx_int_t> {
-    let mut line = ngx_str_t {
-        len: time.len(),
-        data: time.as_ptr().cast_mut(),
-    };
-    // SAFETY: `ngx_parse_time` only reads the string.
-    let milliseconds = unsafe { ngx_parse_time(&raw mut line, 0 as ngx_uint_t) };
-    (milliseconds != Status::NGX_ERROR.0 && milliseconds <= LONGEST * 1000).then_some(milliseconds)
 }

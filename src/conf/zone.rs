@@ -7,11 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use matrix_user_hash_core::time::Seconds;
-use nginx_sys::{ngx_command_t, ngx_conf_t, ngx_int_t, ngx_parse_size, ngx_parse_time, ngx_str_t};
+use nginx_sys::{ngx_command_t, ngx_conf_t};
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK, Status};
 
-use super::args;
-use crate::ngx::request::bytes;
+use super::{args, refuse};
+use crate::ngx::conf;
+use crate::ngx::request::{bytes, string};
 use crate::zone::{Settings, SharedZone};
 
 /// Reads `matrix_user_hash_zone NAME:SIZE [inactive=TIME] [state=FILE]`.
@@ -29,14 +30,7 @@ pub(crate) unsafe extern "C" fn set(
     let words = args(cf);
     let settings = match read(cf, &words) {
         Ok(settings) => settings,
-        Err((word, reason)) => {
-            let word = String::from_utf8_lossy(word);
-            emerg!(
-                cf,
-                "invalid parameter \"{word}\" in \"matrix_user_hash_zone\" directive: {reason}"
-            );
-            return NGX_CONF_ERROR;
-        }
+        Err((word, reason)) => return refuse(cf, word, &reason),
     };
     if crate::main_conf(cf).zone(&settings.name).is_some() {
         emerg!(
@@ -122,14 +116,8 @@ fn name_and_size(word: &[u8]) -> Result<(String, usize), Mistake<'_>> {
         .ok()
         .filter(|name| !name.is_empty())
         .ok_or_else(|| wrong("it has no name"))?;
-    let mut line = ngx_str_t {
-        len: size.len(),
-        data: size.as_ptr().cast_mut(),
-    };
-    // SAFETY: `ngx_parse_size` only reads the string.
-    let bytes = unsafe { ngx_parse_size(&raw mut line) };
-    let bytes = usize::try_from(bytes)
-        .map_err(|_| wrong("invalid zone size, it must be one such as \"4m\""))?;
+    let bytes = conf::size(size)
+        .ok_or_else(|| wrong("invalid zone size, it must be one such as \"4m\""))?;
     if bytes < SharedZone::smallest() {
         let smallest = SharedZone::smallest() / 1024;
         return Err((
@@ -141,17 +129,11 @@ fn name_and_size(word: &[u8]) -> Result<(String, usize), Mistake<'_>> {
 }
 
 fn inactive(time: &[u8]) -> Option<Seconds> {
-    const LONGEST: ngx_int_t = 365 * 24 * 3600;
-    let mut line = ngx_str_t {
-        len: time.len(),
-        data: time.as_ptr().cast_mut(),
-    };
-    // SAFETY: `ngx_parse_time` only reads the string.
-    let seconds = unsafe { ngx_parse_time(&raw mut line, 1) };
-    let valid = seconds != Status::NGX_ERROR.0 && (1..=LONGEST).contains(&seconds);
-    valid
-        .then(|| u32::try_from(seconds).ok().map(Seconds::new))
-        .flatten()
+    const LONGEST: u32 = 365 * 24 * 3600;
+    let seconds = u32::try_from(conf::seconds(time)?).ok()?;
+    (1..=LONGEST)
+        .contains(&seconds)
+        .then(|| Seconds::new(seconds))
 }
 
 /// The full name of the file, which need not exist. One that cannot be read is no mistake: it is said when it is read, and
@@ -160,10 +142,7 @@ fn state(cf: &mut ngx_conf_t, file: &[u8]) -> Result<PathBuf, String> {
     if file.is_empty() {
         return Err("it names no file".to_owned());
     }
-    let mut name = ngx_str_t {
-        len: file.len(),
-        data: file.as_ptr().cast_mut(),
-    };
+    let mut name = string(file);
     // SAFETY: nginx makes a new string in the cycle's pool if the name is relative; it does not write to ours.
     let full = unsafe {
         if nginx_sys::ngx_conf_full_name(cf.cycle, &raw mut name, 0) != Status::NGX_OK.0 {

@@ -1,8 +1,8 @@
 //! The configuration that nginx is reading.
 
-use nginx_sys::{ngx_conf_t, ngx_str_t};
+use nginx_sys::{ngx_conf_t, ngx_parse_size, ngx_parse_time, ngx_str_t};
 
-use super::request::bytes;
+use super::request::{bytes, string};
 
 /// A mistake in the configuration that has been logged.
 #[derive(Debug)]
@@ -33,4 +33,22 @@ pub(crate) fn place(cf: &ngx_conf_t) -> String {
         }
         _ => "the command line".to_owned(),
     }
+}
+
+/// A time as nginx writes it (`1h30m`), in milliseconds; `None` if it is none.
+pub(crate) fn milliseconds(time: &[u8]) -> Option<u64> {
+    // SAFETY: `ngx_parse_time` only reads the string.
+    u64::try_from(unsafe { ngx_parse_time(&mut string(time), 0) }).ok()
+}
+
+/// A time as nginx writes it, in whole seconds; `None` if it is none.
+pub(crate) fn seconds(time: &[u8]) -> Option<u64> {
+    // SAFETY: `ngx_parse_time` only reads the string.
+    u64::try_from(unsafe { ngx_parse_time(&mut string(time), 1) }).ok()
+}
+
+/// A size as nginx writes it (`4m`), in bytes; `None` if it is none.
+pub(crate) fn size(size: &[u8]) -> Option<usize> {
+    // SAFETY: `ngx_parse_size` only reads the string.
+    usize::try_from(unsafe { ngx_parse_size(&mut string(size)) }).ok()
 }

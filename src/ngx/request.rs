@@ -52,6 +52,14 @@ pub(crate) unsafe fn bytes<'a>(s: &ngx_str_t) -> &'a [u8] {
     unsafe { slice::from_raw_parts(s.data, s.len) }
 }
 
+/// A text as nginx takes it; it points to `text`.
+pub(crate) fn string(text: &[u8]) -> ngx_str_t {
+    ngx_str_t {
+        len: text.len(),
+        data: text.as_ptr().cast_mut(),
+    }
+}
+
 impl Request {
     /// # Safety
     ///

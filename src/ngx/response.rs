@@ -2,12 +2,12 @@
 
 use nginx_sys::{
     NGX_HTTP_GET, NGX_HTTP_HEAD, ngx_http_discard_request_body, ngx_http_output_filter,
-    ngx_http_send_header, ngx_int_t, ngx_str_t,
+    ngx_http_send_header, ngx_int_t,
 };
 use ngx::core::Status;
 
 use super::buffer;
-use super::request::Request;
+use super::request::{Request, string};
 
 /// Whether the request's method is GET or HEAD.
 pub(crate) fn is_read(request: Request) -> bool {
@@ -31,10 +31,7 @@ pub(crate) fn discard_body(request: Request) -> Result<(), ngx_int_t> {
 
 /// Sends a whole response, and gives what the content handler is to return. To be called once for a request.
 pub(crate) fn send(request: Request, body: &[u8], kind: &'static str) -> ngx_int_t {
-    let kind = ngx_str_t {
-        len: kind.len(),
-        data: kind.as_ptr().cast_mut(),
-    };
+    let kind = string(kind.as_bytes());
     // SAFETY: live by construction, and nothing else refers to its headers now.
     let (headers, is_head) = unsafe {
         let r = request.as_ptr();

@@ -6,10 +6,11 @@ use core::sync::atomic::AtomicU64;
 
 use nginx_sys::{
     ngx_conf_t, ngx_cycle_t, ngx_int_t, ngx_list_part_t, ngx_shared_memory_add, ngx_shm_zone_t,
-    ngx_slab_alloc, ngx_slab_pool_t, ngx_str_t,
+    ngx_slab_alloc, ngx_slab_pool_t,
 };
 
 use super::conf::Invalid;
+use super::request::string;
 
 /// What nginx calls once the memory of a zone is mapped.
 pub(crate) type Init = unsafe extern "C" fn(*mut ngx_shm_zone_t, *mut c_void) -> ngx_int_t;
@@ -31,10 +32,7 @@ pub(crate) unsafe fn declare(
     init: Init,
     data: *mut c_void,
 ) -> Result<(), Invalid> {
-    let mut name = ngx_str_t {
-        len: name.len(),
-        data: name.as_ptr().cast_mut(),
-    };
+    let mut name = string(name.as_bytes());
     // SAFETY: the caller's; nginx gives a zone of the configuration or NULL.
     let zone = unsafe { ngx_shared_memory_add(cf, &raw mut name, size, tag).as_mut() };
     let zone = zone.ok_or(Invalid)?;

@@ -4,14 +4,13 @@ use core::ffi::CStr;
 use core::mem;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_add, ngx_http_upstream_srv_conf_t, ngx_parse_url, ngx_str_t,
-    ngx_url_t,
+    ngx_conf_t, ngx_http_upstream_add, ngx_http_upstream_srv_conf_t, ngx_parse_url, ngx_url_t,
 };
 use ngx::core::Status;
 
 use super::conf::Invalid;
 use super::pool;
-use super::request::bytes;
+use super::request::{bytes, string};
 
 /// A URL that nginx has parsed. Its parts live as long as the configuration.
 pub(crate) struct Url(ngx_url_t);
@@ -21,10 +20,7 @@ impl Url {
     fn unparsed(url: &[u8], default_port: u16) -> Self {
         // SAFETY: an `ngx_url_t` of zeros is one with nothing set.
         let mut unparsed: ngx_url_t = unsafe { mem::zeroed() };
-        unparsed.url = ngx_str_t {
-            len: url.len(),
-            data: url.as_ptr().cast_mut(),
-        };
+        unparsed.url = string(url);
         unparsed.default_port = default_port;
         unparsed.set_uri_part(1);
         unparsed.set_no_resolve(1);
