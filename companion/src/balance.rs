@@ -144,6 +144,8 @@ pub(crate) struct Worker {
     pub requests: u64,
     /// Its part of the group's requests.
     pub share: f64,
+    /// Whether users are spread over it: a canary has those that were chosen for it.
+    pub has_share: bool,
     /// Seconds that requests were with it; long polls wait there without work.
     pub seconds: f64,
     /// Bytes of its answers.
@@ -294,7 +296,9 @@ fn groups(tally: &Tally, top: usize) -> Vec<Group> {
     let mut moved: Vec<Moved> = tally.groups.iter().map(|_| Moved::default()).collect();
     let mut weights: Vec<Vec<Counts>> = vec![Vec::new(); tally.groups.len()];
     for (user, group, person) in tally.people() {
-        weights[usize::from(group)].push(tally.of_person(user, group, person));
+        if tally.places[usize::from(person.first)].has_share {
+            weights[usize::from(group)].push(tally.of_person(user, group, person));
+        }
         if let Some(reason) = tally.reason(person) {
             moved[usize::from(group)].count(reason);
         }
@@ -317,6 +321,7 @@ fn groups(tally: &Tally, top: usize) -> Vec<Group> {
                     users: place.users(),
                     requests: place.counts.requests,
                     share: place.counts.requests as f64 / group.counts.requests.max(1) as f64,
+                    has_share: place.has_share,
                     seconds: place.counts.ms as f64 / 1_000.0,
                     bytes: place.counts.bytes,
                     errors: place.counts.errors,
@@ -346,7 +351,8 @@ fn evenness(tally: &Tally, group: usize, weights: &mut [Counts]) -> Option<Evenn
         .places
         .iter()
         .filter(|place| {
-            usize::from(place.group) == group && place.is_worker() && place.counts.requests > 0
+            let is_worker = usize::from(place.group) == group && place.is_worker();
+            is_worker && place.has_share && place.counts.requests > 0
         })
         .collect();
     if workers.len() < 2 {

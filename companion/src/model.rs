@@ -191,6 +191,17 @@ impl Deployment {
     pub(crate) fn has(&self, role: Role) -> bool {
         self.having(role).next().is_some()
     }
+
+    /// What the requests of a role are spread by here.
+    pub(crate) fn spread(&self, role: Role) -> Spread {
+        let chosen = self.settings.spread.get(&role);
+        chosen.copied().unwrap_or(role.spread())
+    }
+
+    /// Whether the requests of a role are spread by user here.
+    pub(crate) fn is_by_user(&self, role: Role) -> bool {
+        self.spread(role) == Spread::User
+    }
 }
 
 /// A worker that a share of the users is on, and no others.

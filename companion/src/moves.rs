@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use matrix_user_hash_core::shift::Span;
 use serde::Serialize;
 
+pub(crate) use chosen::{Chosen, Single};
 use installed::Group;
 pub(crate) use installed::Installed;
 pub(crate) use rollout::{Rollout, Users};
@@ -22,7 +23,7 @@ use crate::diagnostic::{Diagnostic, nearest};
 use crate::hash::Circle;
 use crate::log::time;
 use crate::model::{Deployment, Process, Role};
-use crate::plan::{Key, Plan, Server};
+use crate::plan::{Key, Plan, Server, Upstream};
 
 /// How long an nginx has to get the new configuration before users begin to move, in milliseconds, unless `--start` says so.
 const NOTICE: u64 = 60_000;
@@ -36,10 +37,8 @@ pub(crate) struct Moving {
     pub variable: String,
     /// The shift from the group as it was.
     pub shift: Option<Shift>,
-    /// A share of the users on one worker.
-    pub canary: Option<chosen::Canary>,
-    /// Users who are on a worker that the deployment names.
-    pub pins: Vec<chosen::Pinned>,
+    /// Users who are not on the ring, of those who have moved if there is a shift.
+    pub chosen: Chosen,
 }
 
 /// A shift to a group from what it was.
@@ -57,12 +56,43 @@ pub(crate) struct Shift {
     pub end: String,
     /// How many seconds it takes.
     pub over: u64,
+    /// Users who are not on the ring, of those who have not moved.
+    pub chosen: Chosen,
     /// The servers of that upstream.
     #[serde(skip)]
     pub servers: Vec<Server>,
+    /// What it is spread by, if it is.
+    #[serde(skip)]
+    pub hash: Option<Key>,
     /// When.
     #[serde(skip)]
     pub span: Span,
+}
+
+impl Moving {
+    /// A group without a shift.
+    fn new(chosen: Chosen) -> Self {
+        Self {
+            group: chosen.base.clone(),
+            variable: chosen.target.clone(),
+            shift: None,
+            chosen,
+        }
+    }
+
+    /// The same with a shift.
+    fn with(self, shift: Shift) -> Self {
+        let is_plain = shift.chosen.is_empty() && self.chosen.is_empty();
+        Self {
+            variable: if is_plain {
+                shift.variable.clone()
+            } else {
+                format!("${}_place", self.group)
+            },
+            shift: Some(shift),
+            ..self
+        }
+    }
 }
 
 /// What an operator wants of a change.
@@ -136,11 +166,16 @@ pub(crate) fn plan(
     let span = span(over, wish.start, now)?;
     let names: BTreeSet<Role> = changes.iter().map(|change| change.role).collect();
     let mut plan = standing_in(deployment, &plain, &names);
-    for change in &changes {
-        let before = change
-            .before
-            .renamed(&format!("{}_before", name(&plan, change.role)));
-        move_users(&mut plan, change.role, &before, span);
+    for change in changes {
+        let before = format!("{}_before", name(&plan, change.role));
+        let chosen = change.chosen.renamed(&before);
+        move_users(
+            &mut plan,
+            change.role,
+            &change.before.renamed(&before),
+            chosen,
+            span,
+        );
     }
     for moving in plan.moving.iter().filter(|moving| moving.shift.is_some()) {
         notes.push(Diagnostic::note(format!(
@@ -179,7 +214,8 @@ fn kept(
     let mut plan = standing_in(deployment, &plain, &roles);
     for role in roles {
         let shift = &installed.shifts[&name(&plan, role)];
-        move_users(&mut plan, role, &shift.before, shift.span);
+        let chosen = installed.chosen(&shift.before.name);
+        move_users(&mut plan, role, &shift.before, chosen, shift.span);
     }
     let note = Diagnostic::note(format!(
         "users of {} are on the move until {}, another {}; the shift goes on",
@@ -195,6 +231,8 @@ struct Change {
     role: Role,
     /// What served its users.
     before: Group,
+    /// Those of them who were not on its ring.
+    chosen: Chosen,
 }
 
 /// The groups spread by user that are other than what is installed.
@@ -216,9 +254,13 @@ fn changes(deployment: &Deployment, plain: &Plan, installed: &Installed) -> Vec<
         .filter_map(|role| {
             let before = served_before(plain, installed, role)?;
             let after = served(deployment, plain, role)?;
-            (!same_ring(&before.servers, after)).then(|| Change {
+            let was = installed.chosen(&before.name);
+            let is_same = same_ring(&before.servers, &after.servers)
+                && was.is_same(&chosen_of(plain, &after.name));
+            (!is_same).then(|| Change {
                 role,
                 before: before.clone(),
+                chosen: was,
             })
         })
         .collect()
@@ -233,17 +275,21 @@ fn served_before<'a>(plan: &Plan, installed: &'a Installed, role: Role) -> Optio
     })
 }
 
-/// The servers that shall serve the requests of a role.
-fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a [Server]> {
+/// The group that shall serve the requests of a role.
+fn served<'a>(deployment: &Deployment, plan: &'a Plan, role: Role) -> Option<&'a Upstream> {
     let upstream = plan.upstream(&name(plan, role));
     let own = upstream.filter(|_| deployment.has(role));
     match (own, fallback(role)) {
-        (Some(upstream), _) => Some(&upstream.servers),
+        (Some(upstream), _) => Some(upstream),
         (None, Some(other)) => served(deployment, plan, other),
-        (None, None) => plan
-            .upstream(&plan.main)
-            .map(|main| main.servers.as_slice()),
+        (None, None) => plan.upstream(&plan.main),
     }
+}
+
+/// Users of a group who shall not be on its ring.
+fn chosen_of(plan: &Plan, group: &str) -> Chosen {
+    let moving = plan.moving.iter().find(|moving| moving.group == group);
+    moving.map_or_else(|| Chosen::nobody(group), |moving| moving.chosen.clone())
 }
 
 /// The role that serves the requests of another, where nobody has that.
@@ -318,7 +364,7 @@ fn standing_in(deployment: &Deployment, plain: &Plan, roles: &BTreeSet<Role>) ->
 }
 
 /// Puts a shift before a group.
-fn move_users(plan: &mut Plan, role: Role, before: &Group, span: Span) {
+fn move_users(plan: &mut Plan, role: Role, before: &Group, chosen: Chosen, span: Span) {
     let group = name(plan, role);
     let shift = Shift {
         variable: format!("${group}_moving"),
@@ -327,31 +373,25 @@ fn move_users(plan: &mut Plan, role: Role, before: &Group, span: Span) {
         start: moment(span.start()),
         end: moment(span.end()),
         over: (span.end() - span.start()) / 1000,
+        chosen,
         servers: before.servers.clone(),
+        hash: before.is_by_user().then_some(Key::User),
         span,
     };
-    let at = plan
-        .moving
-        .iter()
-        .position(|moving| moving.group == group)
-        .unwrap_or_else(|| {
-            plan.moving.push(Moving {
-                group,
-                variable: String::new(),
-                shift: None,
-                canary: None,
-                pins: Vec::new(),
-            });
-            plan.moving.len() - 1
-        });
-    plan.moving[at].shift = Some(shift);
-    plan.moving[at].name_variable();
+    match plan.moving.iter_mut().find(|moving| moving.group == group) {
+        Some(moving) => *moving = moving.clone().with(shift),
+        None => plan
+            .moving
+            .push(Moving::new(Chosen::nobody(&group)).with(shift)),
+    }
     plan.choose_late();
 }
 
 fn span(over: u64, start: Option<u64>, now: u64) -> Result<Span, Diagnostic> {
     // A whole minute is easier to remember, and to say to others.
     let start = start.unwrap_or_else(|| (now + NOTICE).next_multiple_of(60_000));
+    // The configuration has whole seconds.
+    let start = start.next_multiple_of(1000);
     if start < now {
         return Err(Diagnostic::error(format!(
             "{} is over: all whose moment has passed would move at once",
@@ -381,9 +421,15 @@ pub(crate) fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Dia
         };
         return Err(Diagnostic::error(format!("no worker is called {worker}")).fix(fix));
     };
+    // A canary has a share of the users, and nobody else's.
+    let canary = deployment.settings.canary.as_ref();
+    let is_canary = |process: &Process| canary.is_some_and(|canary| canary.worker == process.name);
     let is_last = |role: &&Role| {
-        let others = |other: &Process| other.name != worker && other.roles.contains(role);
-        !deployment.workers.iter().any(others)
+        let others = |other: &Process| {
+            let serves = other.name != worker && other.roles.contains(role);
+            serves && !(role.waits() && is_canary(other))
+        };
+        !is_canary(leaving) && !deployment.workers.iter().any(others)
     };
     for role in leaving.roles.iter().filter(is_last) {
         // What a writer writes nobody else may write, whoever gets the request.
@@ -394,7 +440,11 @@ pub(crate) fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Dia
             ))
             .fix("give Synapse another writer of the stream first, in stream_writers"));
         }
-        if matches!(role, Role::Sync) {
+        let canary_is_left = deployment
+            .workers
+            .iter()
+            .any(|other| is_canary(other) && other.roles.contains(role));
+        if matches!(role, Role::Sync) || role.waits() && canary_is_left {
             return Err(Diagnostic::error(format!(
                 "{worker} is the only worker of the type {}",
                 role.name()
@@ -403,6 +453,9 @@ pub(crate) fn drain(deployment: &mut Deployment, worker: &str) -> Result<(), Dia
         }
     }
     deployment.workers.retain(|process| process.name != worker);
+    let settings = &mut deployment.settings;
+    settings.canary.take_if(|canary| canary.worker == worker);
+    settings.pins.retain(|pin| pin.worker != worker);
     Ok(())
 }
 

@@ -229,13 +229,7 @@ impl Target {
 
 /// What a group is spread by here.
 fn spread(deployment: &Deployment, role: Role) -> Option<Key> {
-    Key::of(
-        *deployment
-            .settings
-            .spread
-            .get(&role)
-            .unwrap_or(&role.spread()),
-    )
+    Key::of(deployment.spread(role))
 }
 
 /// What a group is for, with what the deployment file has it spread by.

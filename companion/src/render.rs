@@ -258,12 +258,13 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
 
 /// The `resolver` line, when a name has to be asked for.
 fn resolver(settings: &Settings, plan: &Plan) -> Option<String> {
-    let asks = plan
-        .upstreams
+    let groups = plan.upstreams.iter().flat_map(|upstream| &upstream.servers);
+    let singles = plan
+        .moving
         .iter()
-        .flat_map(|upstream| &upstream.servers)
-        .any(|s| s.resolve);
-    asks.then(|| {
+        .flat_map(|moving| moving.chosen.singles())
+        .flat_map(|single| single.spare.iter().chain([&single.server]));
+    groups.chain(singles).any(|s| s.resolve).then(|| {
         let mut line = settings.resolver.join(" ");
         if let Some(valid) = settings.resolver_valid {
             line += &format!(" valid={valid}s");

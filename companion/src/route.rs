@@ -10,8 +10,7 @@ use matrix_user_hash_core::shift::Shift;
 use matrix_user_hash_core::user::{UserHash, UserId};
 use regex::Regex;
 
-use crate::hash::Circle;
-use crate::moves::{self, circle};
+use crate::moves::{self, Chosen, Single, circle};
 use crate::plan::{Key, Location, NO_GROUP, Plan, Prefix, Server, Target, Upstream};
 use crate::table::Section;
 
@@ -271,13 +270,6 @@ fn upstream_outcome(
         .map(|key| key_of(key, question, plan, path))
         .transpose()?
         .flatten();
-    let picked = key.clone().filter(|_| known).and_then(|key| {
-        let lines = servers
-            .iter()
-            .map(|server| (server.address.as_str(), usize::from(server.weight)));
-        let index = Circle::new(lines).pick(&key)?;
-        Some((key, index))
-    });
     let moving = plan
         .moving
         .iter()
@@ -287,48 +279,102 @@ fn upstream_outcome(
         .filter(|_| upstream.hash == Some(Key::User))
         .and_then(|key| key.as_bytes().try_into().ok())
         .map(UserHash::from_hex);
-    let chosen = moving
-        .zip(user)
-        .and_then(|(moving, user)| moving.chosen(user));
-    if let Some((single, why)) = chosen {
-        return Ok(Outcome::Upstream {
-            name: single.upstream.clone(),
-            balance: why,
-            servers: vec![single.server.clone()],
-            picked: None,
-            move_: None,
-        });
-    }
-    let shift = moving.and_then(|moving| moving.shift.as_ref());
-    let move_ = shift.map(|shift| {
-        let moment = user.and_then(|user| Shift::Over(shift.span).moment(user));
-        let before = key
-            .as_deref()
-            .and_then(|key| circle(&shift.servers).pick(key));
-        let after = key.as_deref().and_then(|key| circle(&servers).pick(key));
-        Box::new(Move {
-            is_over: moment.unwrap_or_else(|| shift.span.end()) <= question.at,
-            moment: moves::moment(moment.unwrap_or_else(|| shift.span.end())),
-            workers: before
-                .zip(after)
-                .map(|(before, after)| (shift.servers[before].clone(), servers[after].clone())),
-        })
+    let after = Side {
+        name: &upstream.name,
+        servers: &servers,
+        variable: upstream.hash_variable.as_deref(),
+        known,
+        chosen: moving.map(|moving| &moving.chosen),
+    };
+    let Some(shift) = moving.and_then(|moving| moving.shift.as_ref()) else {
+        return Ok(after.outcome(key.as_deref(), user, None));
+    };
+    let before = Side {
+        name: &shift.before,
+        servers: &shift.servers,
+        variable: shift.hash.and(upstream.hash_variable.as_deref()),
+        known: shift.servers.iter().all(|server| server.service.is_none()),
+        chosen: Some(&shift.chosen),
+    };
+    // A request without a user goes to the new group.
+    let moment = user.and_then(|user| Shift::Over(shift.span).moment(user));
+    let is_over = moment.is_none_or(|moment| moment <= question.at);
+    let workers = before
+        .server(key.as_deref(), user)
+        .zip(after.server(key.as_deref(), user));
+    let move_ = Box::new(Move {
+        is_over,
+        moment: moves::moment(moment.unwrap_or_else(|| shift.span.end())),
+        workers: workers.filter(|_| user.is_some()),
     });
-    Ok(Outcome::Upstream {
-        move_,
-        name: upstream.name.clone(),
-        balance: match &upstream.hash_variable {
-            Some(variable) => format!("hash {variable} consistent"),
-            None => "round-robin".into(),
-        },
+    let side = if is_over { after } else { before };
+    Ok(side.outcome(key.as_deref(), user, Some(move_)))
+}
+
+/// Where users of a group are: those who have moved, or those who have not.
+struct Side<'a> {
+    /// The upstream.
+    name: &'a str,
+    /// Its servers.
+    servers: &'a [Server],
+    /// What they are spread by.
+    variable: Option<&'a str>,
+    /// Whether the servers are all that there are: not if DNS has them.
+    known: bool,
+    /// Users who are not on the ring.
+    chosen: Option<&'a Chosen>,
+}
+
+impl Side<'_> {
+    fn chosen(&self, user: Option<UserHash>) -> Option<(&Single, String)> {
+        self.chosen?.of_user(user?)
+    }
+
+    /// The index of the server that the ring has for a key.
+    fn picked(&self, key: Option<&str>) -> Option<usize> {
+        let key = key.filter(|_| self.known && self.variable.is_some())?;
+        circle(self.servers).pick(key)
+    }
+
+    /// The server of a user, if there is one.
+    fn server(&self, key: Option<&str>, user: Option<UserHash>) -> Option<Server> {
+        let chosen = self.chosen(user).map(|(single, _)| &single.server);
+        let ring = || match self.servers {
+            [only] if self.known => Some(only),
+            servers => self.picked(key).map(|index| &servers[index]),
+        };
+        chosen.or_else(ring).cloned()
+    }
+
+    fn outcome(
+        &self,
+        key: Option<&str>,
+        user: Option<UserHash>,
+        move_: Option<Box<Move>>,
+    ) -> Outcome {
+        if let Some((single, why)) = self.chosen(user) {
+            return Outcome::Upstream {
+                name: single.upstream.clone(),
+                balance: why,
+                servers: vec![single.server.clone()],
+                picked: None,
+                move_,
+            };
+        }
         // One server is the one that it is, whatever the key.
-        picked: if servers.len() == 1 && known {
-            None
-        } else {
-            picked
-        },
-        servers,
-    })
+        let is_one = self.servers.len() == 1 && self.known;
+        let picked = self.picked(key).filter(|_| !is_one);
+        Outcome::Upstream {
+            name: self.name.to_owned(),
+            balance: match self.variable {
+                Some(variable) => format!("hash {variable} consistent"),
+                None => "round-robin".into(),
+            },
+            servers: self.servers.to_vec(),
+            picked: key.map(str::to_owned).zip(picked),
+            move_,
+        }
+    }
 }
 
 /// The key of this question; `None` where the question does not say.
@@ -409,25 +455,12 @@ impl fmt::Display for Answer {
                 balance,
                 servers,
                 picked,
-                move_,
+                ..
             } => {
                 let count = servers.len();
                 let servers_word = if count == 1 { "server" } else { "servers" };
                 writeln!(f, "upstream  {name}, {count} {servers_word}, {balance}")?;
-                let waits = move_.as_ref().filter(|move_| !move_.is_over);
-                let before = waits.and_then(|move_| move_.workers.as_ref());
                 match (picked, servers.as_slice()) {
-                    (Some((key, _)), _) if before.is_some() => {
-                        writeln!(f, "key       {key}")?;
-                        before.iter().try_for_each(|(before, _)| {
-                            writeln!(f, "worker    {}", named(before))
-                        })?;
-                    }
-                    (None, [_]) if before.is_some() => {
-                        before.iter().try_for_each(|(before, _)| {
-                            writeln!(f, "worker    {}", named(before))
-                        })?;
-                    }
                     (Some((key, index)), _) => {
                         writeln!(f, "key       {key}")?;
                         writeln!(f, "worker    {}", named(&servers[*index]))?;

@@ -15,7 +15,7 @@ use matrix_user_hash_core::shift::{Shift, Span};
 use matrix_user_hash_core::user::UserHash;
 
 use crate::balance::{Even, even_by_lot, largest_for_its_weight};
-use crate::log::line::{Line, attempts};
+use crate::log::line::{Line, Way, attempts};
 use crate::log::tally::{Counts, Tally};
 
 pub(crate) use lookups::{Lookups, Seen, Wanted};
@@ -45,6 +45,7 @@ pub(crate) struct Check {
     /// Requests by predicted server and address.
     seen: Vec<std::collections::HashMap<String, u64>>,
     failed_over: u64,
+    sent: u64,
 }
 
 /// Addresses that are told apart for a server: it may move, but not endlessly.
@@ -58,12 +59,17 @@ impl Check {
             ring,
             seen,
             failed_over: 0,
+            sent: 0,
         }
     }
 
     /// Takes a request in.
     pub(crate) fn add(&mut self, line: &Line<'_>) {
         let Some(key) = line.user else { return };
+        if line.way() != Way::Ring {
+            self.sent += 1;
+            return;
+        }
         let mut tried = attempts(line.workers);
         let Some(address) = tried.next() else { return };
         // nginx logs the group's name when it had no worker to try.
@@ -111,6 +117,7 @@ impl Check {
             as_predicted: agree,
             otherwise: all - agree,
             failed_over: self.failed_over,
+            sent: self.sent,
         }
     }
 }
@@ -126,6 +133,8 @@ pub(crate) struct Checked {
     pub otherwise: u64,
     /// Requests that one worker failed; they say nothing of the ring.
     pub failed_over: u64,
+    /// Requests that a canary, a pin or a shift sent elsewhere, which they say nothing of either.
+    pub sent: u64,
 }
 
 /// The answer.
@@ -284,7 +293,7 @@ pub(crate) fn group_of(
     let mut servers: Vec<Server> = tally
         .places
         .iter()
-        .filter(|place| usize::from(place.group) == index && place.is_worker())
+        .filter(|place| usize::from(place.group) == index && place.is_worker() && place.on_ring)
         .map(|place| Server {
             name: place.address.clone(),
             weight: 1,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use matrix_user_hash_core::shift::{Shift, Span, parse_time};
+use matrix_user_hash_core::shift::{Shift, Span, parse_percent, parse_time};
 use matrix_user_hash_core::user::{UserHash, UserId};
 
 /// 2100-01-01T00:00:00Z, when no test runs.
@@ -128,6 +128,12 @@ impl Nginx {
             let words: Vec<&str> = line.trim().trim_end_matches(';').split(' ').collect();
             match words.as_slice() {
                 ["#", name, ..] if line.starts_with('#') => comment = name.trim_end_matches(':'),
+                ["matrix_user_hash_shift", variable, old, new, share] => {
+                    let share = share.strip_prefix("at=").unwrap();
+                    let shift = Shift::At(parse_percent(share.as_bytes()).unwrap());
+                    let words = ((*old).to_owned(), (*new).to_owned(), shift);
+                    assert!(nginx.shifts.insert((*variable).to_owned(), words).is_none());
+                }
                 ["matrix_user_hash_shift", variable, old, new, start, over] => {
                     let start = parse_time(start.strip_prefix("start=").unwrap().as_bytes());
                     let over = over.strip_prefix("over=").unwrap().trim_end_matches('s');
@@ -168,7 +174,9 @@ impl Nginx {
                             .find_map(|word| word.strip_prefix("weight="));
                         let weight = weight.map_or(1, |weight| weight.parse().unwrap());
                         let servers = nginx.upstreams.get_mut(*name).unwrap();
-                        servers.push((rest[0].to_owned(), weight));
+                        if !parameters.contains(" backup;") {
+                            servers.push((rest[0].to_owned(), weight));
+                        }
                     }
                     (["map", variable], key) if !rest.is_empty() && key != "#" => {
                         let rows = &mut nginx.maps.get_mut(*variable).unwrap().1;
@@ -212,10 +220,31 @@ impl Nginx {
         assert_eq!(source, "$synapse_group");
         let value = rows.iter().find(|(key, _)| *key == group);
         let value = value.map_or(&group, |(_, value)| value);
-        match self.shifts.get(value) {
-            None => value.clone(),
-            Some((old, new, shift)) => if shift.has_moved(user, at) { new } else { old }.clone(),
+        self.value(value, user, at)
+    }
+
+    /// A variable of a user, by the maps and shifts; or the word that it is.
+    fn value(&self, word: &str, user: UserHash, at: u64) -> String {
+        if let Some((old, new, shift)) = self.shifts.get(word) {
+            return if shift.has_moved(user, at) { new } else { old }.clone();
         }
+        let Some((source, rows)) = self.maps.get(word) else {
+            assert!(self.upstreams.contains_key(word), "{word} is nothing");
+            return word.to_owned();
+        };
+        let hash = String::from_utf8(user.hex().to_vec()).unwrap();
+        let source = match source.strip_suffix(":$matrix_user_hash") {
+            Some(share) => format!("{}:{hash}", self.value(share, user, at)),
+            None if source == "$matrix_user_hash" => hash,
+            None => self.value(source, user, at),
+        };
+        let fits = |key: &str| match key.strip_prefix("~^") {
+            Some(start) => source.starts_with(start.trim_end_matches('.')),
+            None => key == source,
+        };
+        let row = rows.iter().find(|(key, _)| fits(key));
+        let row = row.or_else(|| rows.iter().find(|(key, _)| key == "default"));
+        self.value(&row.unwrap().1, user, at)
     }
 
     /// The server of a user there.
@@ -292,6 +321,37 @@ fn random_workers(random: &mut Random) -> Vec<(String, Vec<&'static str>, u16, u
     workers
 }
 
+/// A canary and pins that such a deployment may have, or nothing.
+fn random_chosen(
+    random: &mut Random,
+    workers: &[(String, Vec<&str>, u16, u16)],
+    users: &[UserHash],
+) -> String {
+    let by_user: Vec<_> = workers
+        .iter()
+        .filter(|(_, types, ..)| types[0].ends_with("sync"))
+        .collect();
+    let mut text = String::new();
+    let worker = |random: &mut Random| {
+        let at = random.below(by_user.len().max(1) as u64);
+        by_user.get(usize::try_from(at).unwrap()).copied()
+    };
+    if let Some((name, types, ..)) = worker(random).filter(|_| random.below(4) != 0) {
+        // Somebody has to be on the ring beside it.
+        if by_user.iter().filter(|other| other.1 == *types).count() > 1 {
+            let percent = [10, 50][usize::try_from(random.below(2)).unwrap()];
+            text += &format!("[canary]\nworker = \"{name}\"\npercent = {percent}\n");
+        }
+    }
+    for user in users.iter().take(4) {
+        if let Some((name, ..)) = worker(random).filter(|_| random.below(4) == 0) {
+            let user = String::from_utf8(user.hex().to_vec()).unwrap();
+            text += &format!("[[pin]]\nuser = \"{user}\"\nworker = \"{name}\"\n");
+        }
+    }
+    text
+}
+
 /// Locations by user, each with and without what makes a request an initial one.
 const PLACES: [(&str, bool); 6] = [
     ("sync", false),
@@ -314,13 +374,16 @@ fn between_two_random_deployments_each_user_moves_once_and_ends_where_the_plain_
         .collect();
     let mut moved = 0;
     let mut still = 0;
+    let mut others_refused = 0;
     for case in 0..40 {
         let path = folder(&format!("moves-random-{case}"));
         let (one, other) = (random_workers(&mut random), random_workers(&mut random));
-        write(&path, &deployment(&one));
+        let chosen = [&one, &other].map(|workers| random_chosen(&mut random, workers, &users));
+        let other_text = deployment(&other) + &chosen[1];
+        write(&path, &(deployment(&one) + &chosen[0]));
         render(&path, &[], 0);
         let before = files(&path);
-        write(&path, &deployment(&other));
+        write(&path, &other_text);
         gradually(&path);
         let during = files(&path);
         // Rendering is idempotent while it runs, with and without the wish.
@@ -339,19 +402,34 @@ fn between_two_random_deployments_each_user_moves_once_and_ends_where_the_plain_
             let mut third = other.clone();
             third.push(("another".to_owned(), vec!["sync"], 8500, 1));
             write(&path, &deployment(&third));
-            let said = render(&path, &[], 2);
-            assert!(
-                said.contains("are on the move until 2100-01-01T00:30:00Z, another "),
-                "{said}"
-            );
-            assert!(said.contains("--now"), "{said}");
-            assert_eq!(files(&path), during);
-            write(&path, &deployment(&other));
+            let mut changed = vec![deployment(&third) + &chosen[1]];
+            // So is one of the canary alone.
+            if chosen[1].contains("percent = ") {
+                changed.push(other_text.replace("percent = ", "percent = 1."));
+                others_refused += 1;
+            }
+            for changed in changed {
+                write(&path, &changed);
+                let said = render(&path, &[], 2);
+                assert!(
+                    said.contains("are on the move until 2100-01-01T00:30:00Z, another "),
+                    "{said}"
+                );
+                assert!(said.contains("--now"), "{said}");
+                assert_eq!(files(&path), during);
+            }
+            write(&path, &other_text);
         }
         render(&path, &["--now"], 0);
         let after = files(&path);
-        assert!(!after.contains_key("moving.conf"));
+        assert_eq!(after.contains_key("moving.conf"), !chosen[1].is_empty());
         let plain = Nginx::read(&after);
+        assert!(
+            plain
+                .shifts
+                .values()
+                .all(|(.., shift)| shift.span().is_none())
+        );
         // Groups that are the same before and after are so during it, and groups that move are what they will be.
         for (name, servers) in &plain.upstreams {
             assert_eq!(
@@ -360,7 +438,8 @@ fn between_two_random_deployments_each_user_moves_once_and_ends_where_the_plain_
                 "case {case}: {name}"
             );
             let block = |files: &BTreeMap<String, String>| {
-                let text = &files["upstreams.conf"];
+                let moving = files.get("moving.conf").map_or("", String::as_str);
+                let text = format!("{}{moving}", files["upstreams.conf"]);
                 let from = text.find(&format!("upstream {name} {{")).unwrap();
                 text[from..].split("\n}").next().unwrap().to_owned()
             };
@@ -401,6 +480,7 @@ fn between_two_random_deployments_each_user_moves_once_and_ends_where_the_plain_
         }
     }
     assert!(moved > 3000 && still > 1000, "{moved} {still}");
+    assert!(others_refused > 3, "{others_refused}");
 }
 
 /// The installed shift of a folder, moved in time: as if a day had passed, or had not.
@@ -717,9 +797,10 @@ fn route_names_the_worker_of_a_pinned_user_and_of_one_in_the_canary() {
     for line in [
         "matrix_user_hash_shift $synapse_sync_moving synapse_sync_before synapse_sync start=2100-01-01T00:00:00Z over=1800s;",
         "matrix_user_hash_shift $synapse_sync_share ring canary at=25.00%;",
-        "    default $synapse_sync_moving;",
-        "    default $synapse_sync_canary;",
-        "    synapse_sync $synapse_sync_pin;",
+        "matrix_user_hash_shift $synapse_sync_before_share ring canary at=25.00%;",
+        "    default $synapse_sync_pin;",
+        "    synapse_sync_before $synapse_sync_before_pin;",
+        "    synapse_sync $synapse_sync_place;",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
@@ -738,6 +819,131 @@ fn route_names_the_worker_of_a_pinned_user_and_of_one_in_the_canary() {
         !block(text).contains("8084"),
         "the canary was no member of the ring before"
     );
+}
+
+#[test]
+fn the_users_of_a_canary_that_joins_the_ring_move_once() {
+    let path = folder("moves-canary-joins");
+    let installed = path.to_str().unwrap();
+    let canary = "[canary]\nworker = \"sync4\"\npercent = 30\n";
+    write(&path, &with_chosen(4, canary));
+    render(&path, &[], 0);
+    // Drained it goes as gently, and its share with it.
+    let more = ["--output", installed, "--start", "2100-01-01T00:00:00Z"];
+    run(&path, &["drain", "sync4"], &more, 0);
+    let nginx = Nginx::read(&files(&path));
+    assert!(nginx.shifts["$synapse_sync_before_share"].2 == Shift::At(3000));
+    assert!(!nginx.shifts.contains_key("$synapse_sync_share"));
+    write(&path, &with_chosen(4, canary));
+    render(&path, &["--now"], 0);
+    write(&path, &sync_workers(4));
+    let said = gradually(&path);
+    assert!(said.contains("users of synapse_sync move from"), "{said}");
+    let nginx = Nginx::read(&files(&path));
+    let mut log = String::new();
+    let mut expected = BTreeMap::new();
+    let (mut in_canary, mut at_sync4) = (0, 0);
+    for n in 0..400 {
+        let id = format!("@user{n}:example.org");
+        let user = UserHash::of_user(&UserId::try_from(id.as_str()).unwrap());
+        let digits = String::from_utf8(user.hex().to_vec()).unwrap();
+        log += &format!(
+            "203.0.113.9 [2100-01-01T00:10:00+00:00] \"GET /_matrix/client/v3/sync\" 200 9 time=0.100 \
+            group=synapse_sync worker=127.0.0.1:8081 user_hash={digits} user_hash_status=HIT\n"
+        );
+        let [was, now, is] =
+            [0, START + OVER / 5, u64::MAX].map(|at| nginx.server("sync", false, user, at));
+        in_canary += u32::from(was.ends_with(":8084"));
+        at_sync4 += u32::from(now.ends_with(":8084"));
+        if was != is {
+            expected.insert(digits, (was, is));
+        }
+    }
+    // Who is in the canary and shall be on the same worker does not leave it.
+    assert!((90..150).contains(&in_canary), "{in_canary}");
+    let file = path.join("access.log");
+    std::fs::write(&file, log).unwrap();
+    let fifth = ["--installed", installed, "--at", "2100-01-01T00:06:00Z"];
+    let output = companion(&[&["rollout", "--json", file.to_str().unwrap()][..], &fifth].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let group = &json["groups"][0];
+    let movers = group["users"]["movers"].as_array().unwrap();
+    let port =
+        |worker: &serde_json::Value| worker.as_str().unwrap().replace("sync", "127.0.0.1:808");
+    let told: BTreeMap<String, (String, String)> = movers
+        .iter()
+        .map(|m| {
+            (
+                m["user"].as_str().unwrap().to_owned(),
+                (port(&m["from"]), port(&m["to"])),
+            )
+        })
+        .collect();
+    assert_eq!(told, expected);
+    let of_all = |key: &str| group[key].as_f64().unwrap();
+    assert!(
+        (of_all("movers") - expected.len() as f64 / 400.0).abs() < 0.08,
+        "{group}"
+    );
+    assert!(
+        0.0 < of_all("moved") && of_all("moved") < of_all("movers"),
+        "{group}"
+    );
+    let workers = group["workers"].as_array().unwrap();
+    let share = |worker: &str, when: &str| {
+        let row = workers.iter().find(|row| row["worker"] == worker);
+        row.unwrap()[when].as_f64().unwrap()
+    };
+    assert!((share("sync4", "before") - 0.3).abs() < 1e-9, "{group}");
+    assert!(
+        (share("sync4", "now") - f64::from(at_sync4) / 400.0).abs() < 0.08,
+        "{group}"
+    );
+}
+
+#[test]
+fn a_canary_that_is_a_dns_service_has_each_user_on_one_of_its_workers() {
+    let path = folder("moves-service");
+    let text = "[main]\nhost = \"127.0.0.1\"\nport = 8008\n\
+        [[workers]]\nname = \"sync1\"\ntype = \"sync\"\nhost = \"127.0.0.1\"\nport = 8081\n\
+        [[workers]]\nname = \"next\"\ntype = \"sync\"\nhost = \"next.matrix.test\"\nservice = \"http\"\n\
+        [resolver]\naddresses = [\"192.0.2.53\"]\n";
+    let rendered = |more: &str| {
+        write(&path, &format!("{text}{more}"));
+        let input = path.join("deployment.toml");
+        let args = [
+            "render",
+            "-d",
+            input.to_str().unwrap(),
+            "--nginx-version",
+            "1.27.3",
+        ];
+        let output = companion(&[&args[..], &["--output", path.to_str().unwrap()]].concat());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        files(&path)
+    };
+    let files = rendered("[canary]\nworker = \"next\"\npercent = 5\n");
+    let block = files["moving.conf"]
+        .split("upstream synapse_sync_canary {")
+        .nth(1)
+        .unwrap();
+    let block = block.split("\n}").next().unwrap();
+    for line in [
+        "    resolver 192.0.2.53;",
+        "    hash $matrix_user_hash consistent;",
+        "    server next.matrix.test service=http resolve weight=2 max_fails=0; # next",
+    ] {
+        assert!(block.contains(line), "{line} is not in\n{block}");
+    }
+    // nginx takes no `backup` beside `hash`.
+    assert!(!block.contains("backup"), "{block}");
+    // The ring is that of the one worker beside it, as if the service were not there.
+    assert!(files["upstreams.conf"].contains("server 127.0.0.1:8081 max_fails=0; # sync1"));
+    assert!(!files["upstreams.conf"].contains("resolver"));
 }
 
 #[test]
@@ -778,6 +984,14 @@ fn a_mistake_in_a_canary_or_a_pin_is_named() {
             2,
             pin(hash) + &pin(hash),
             vec!["pinned twice", "key pin[1].user"],
+        ),
+        (
+            2,
+            "[spread]\nsync = \"turns\"\n".to_owned() + &canary("sync2", "1"),
+            vec![
+                "no worker whose requests are spread by user",
+                "key canary.worker",
+            ],
         ),
     ] {
         write(&path, &with_chosen(workers, &text));

@@ -83,7 +83,7 @@ impl Report {
         for worker in &group.workers {
             writeln!(
                 f,
-                "  {:width$} {:>9} {:>12} {:>5.1}% {:>12.0} {:>10} {:>8} {:>7}",
+                "  {:width$} {:>9} {:>12} {:>5.1}% {:>12.0} {:>10} {:>8} {:>7}{}",
                 worker.worker,
                 number(worker.users),
                 number(worker.requests),
@@ -91,7 +91,12 @@ impl Report {
                 worker.seconds,
                 bytes(worker.bytes),
                 number(worker.errors),
-                number(worker.failed_attempts)
+                number(worker.failed_attempts),
+                if worker.has_share {
+                    ""
+                } else {
+                    "  canary or pins alone"
+                }
             )?;
         }
         if group.unserved > 0 {

@@ -23,6 +23,8 @@ pub(crate) struct Line<'a> {
     pub bytes: u64,
     /// `$synapse_group`; empty where it is not logged.
     pub group: &'a [u8],
+    /// The upstream that the request went to, where that is not its group for everybody; empty where it is not logged.
+    pub upstream: &'a [u8],
     /// `$upstream_addr`: one address for each attempt.
     pub workers: &'a [u8],
     /// `$upstream_status`, in the same order.
@@ -81,6 +83,35 @@ impl Lookup {
     /// Whether the request went on by the hash of its token, because its user was not known.
     pub(crate) const fn is_fallback(self) -> bool {
         matches!(self, Self::Refused | Self::Error | Self::Timeout)
+    }
+}
+
+/// How a request came to its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By the ring of its group.
+    Ring,
+    /// By the ring that its group had before a shift.
+    Before,
+    /// By a canary or a pin.
+    Chosen,
+}
+
+impl Line<'_> {
+    /// How the request came to its workers, by the companion's names of upstreams.
+    pub(crate) fn way(&self) -> Way {
+        let rest = match self.upstream.strip_prefix(self.group) {
+            Some(rest) if !self.group.is_empty() && !rest.is_empty() => rest,
+            _ => return Way::Ring,
+        };
+        let chosen = rest.strip_prefix(b"_before").unwrap_or(rest);
+        if chosen.is_empty() {
+            Way::Before
+        } else if chosen == b"_canary" || chosen.starts_with(b"_pin_") {
+            Way::Chosen
+        } else {
+            Way::Ring
+        }
     }
 }
 
@@ -236,6 +267,7 @@ impl<'a> Fields<'a> {
         let line = &mut self.line;
         match key {
             b"group" => line.group = some(value),
+            b"upstream" => line.upstream = some(value),
             b"worker" => {
                 self.worker = true;
                 line.workers = some(value);

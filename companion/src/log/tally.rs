@@ -16,7 +16,7 @@ use datasketches::hll::{HllSketch, HllType};
 use rustc_hash::FxHasher;
 
 use super::histogram::Histogram;
-use super::line::{Broken, Line, Lookup, Parser, attempts, milliseconds, status};
+use super::line::{Broken, Line, Lookup, Parser, Way, attempts, milliseconds, status};
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
 
@@ -109,6 +109,10 @@ pub(crate) struct Place {
     pub counts: Counts,
     /// Attempts after which nginx tried another worker.
     pub failed: u64,
+    /// Whether the ring of the group has it.
+    pub on_ring: bool,
+    /// Whether that ring has it, or the one before a shift: a canary is on neither.
+    pub has_share: bool,
     /// Users in the exact table who reached it.
     pub exact_users: u64,
     /// Users who are not there.
@@ -377,6 +381,7 @@ impl Tally {
         let mut statuses = attempts(line.upstream_status);
         let mut times = attempts(line.upstream_time);
         let (mut number, mut spent, mut last) = (0, 0, None);
+        let way = line.way();
         for address in attempts(line.workers) {
             if served.place != NONE && last.is_none_or(|status| status >= 500) {
                 let place = &mut self.places[usize::from(served.place)];
@@ -399,6 +404,8 @@ impl Tally {
                 served.last_ms = ms;
             }
             if let Some(place) = self.places.get_mut(usize::from(served.place)) {
+                place.on_ring |= way == Way::Ring;
+                place.has_share |= way != Way::Chosen;
                 place.counts.ms += ms;
                 place.counts.errors += u64::from(last.is_some_and(|status| status >= 500));
             }
@@ -528,6 +535,8 @@ impl Tally {
             address: shown(address),
             counts: Counts::default(),
             failed: 0,
+            on_ring: false,
+            has_share: false,
             exact_users: 0,
             other_users: None,
             downs: Vec::new(),
@@ -828,6 +837,33 @@ mod tests {
         let (start, step) = (tally.timeline_start.unwrap(), tally.timeline_step);
         assert!(start <= 0 && start + step * INTERVALS as i64 > 90_000_000);
         assert_eq!(tally.places[0].timeline.last(), Some(&1));
+    }
+
+    #[test]
+    fn a_canary_and_a_worker_that_leaves_are_told_from_those_of_the_ring() {
+        let mut tally = tally();
+        for (upstream, worker) in [
+            ("s_sync", "ring:1"),
+            ("s_sync_before", "leaves:1"),
+            ("s_sync_canary", "canary:1"),
+            ("s_sync_before_canary", "canary:1"),
+            ("s_sync_pin_2", "ring:1"),
+        ] {
+            let line = format!(
+                "::1 [2026-11-25T17:20:00+00:00] \"GET /sync\" 200 7 time=0.5 group=s_sync upstream={upstream} worker={worker} \
+                user_hash=86f01aef21b1acd3 user_hash_status=HIT"
+            );
+            assert!(tally.add(Some(line.as_bytes())).is_some());
+        }
+        let found = |place: &Place| (place.address.clone(), place.on_ring, place.has_share);
+        assert_eq!(
+            tally.places.iter().map(found).collect::<Vec<_>>(),
+            [
+                ("ring:1".to_owned(), true, true),
+                ("leaves:1".to_owned(), false, true),
+                ("canary:1".to_owned(), false, false)
+            ]
+        );
     }
 
     #[test]

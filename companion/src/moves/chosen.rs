@@ -1,7 +1,10 @@
 //! A canary and pins: users who are on one worker because the deployment says so, whatever the ring says.
 //!
 //! A canary is no member of its groups' rings: it has its share of the users and no others. Each of these upstreams has one
-//! more server, which gets the users while the worker is down.
+//! more server, which gets the users while the worker is down. While users of a group are on the move there are two
+//! [`Chosen`]: as it was, for those who have not moved, and as it is, for those who have.
+
+use std::collections::BTreeMap;
 
 use matrix_user_hash_core::shift::Shift;
 use matrix_user_hash_core::user::UserHash;
@@ -18,8 +21,10 @@ pub(crate) struct Single {
     pub upstream: String,
     /// The worker.
     pub server: Server,
-    /// Who gets its users while it is down.
+    /// Who gets its users while it is down. A service has workers enough, and `hash` takes no spare one.
     pub spare: Option<Server>,
+    /// The `resolver` that it was written with, if it is installed.
+    pub resolver: Option<String>,
 }
 
 /// A share of the users on one worker.
@@ -41,6 +46,19 @@ pub(crate) struct Pinned {
     pub single: Single,
     /// Their hashes.
     pub users: Vec<String>,
+}
+
+/// A canary and pins of a group.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Chosen {
+    /// The upstream of all others, which its upstreams and variables are named after.
+    pub base: String,
+    /// A share of the users on one worker.
+    pub canary: Option<Canary>,
+    /// Users who are on a worker that the deployment names.
+    pub pins: Vec<Pinned>,
+    /// What has the upstream of a user: a variable, or `base` where all are on the ring.
+    pub target: String,
 }
 
 /// Takes the canary out of the rings, and gives each group its upstreams for single workers.
@@ -65,6 +83,14 @@ pub(super) fn apply(plan: &mut Plan, deployment: &Deployment) {
             upstream
                 .servers
                 .retain(|server| server.worker != canary.worker);
+            upstream.resolve = upstream.servers.iter().any(|server| server.resolve);
+            // Weights are doubled for a service alone: the ring is what it is without the canary.
+            if canary.service.is_some() && upstream.servers.iter().all(|s| s.service.is_none()) {
+                upstream
+                    .servers
+                    .iter_mut()
+                    .for_each(|server| server.weight /= 2);
+            }
         }
         let canary = canary.map(|(wanted, server)| Canary {
             single: single(upstream, "canary", server),
@@ -87,18 +113,12 @@ pub(super) fn apply(plan: &mut Plan, deployment: &Deployment) {
                 }),
             }
         }
-        if canary.is_some() || !pins.is_empty() {
-            moving.push(Moving {
-                group: upstream.name.clone(),
-                variable: String::new(),
-                shift: None,
-                canary,
-                pins,
-            });
+        let chosen = Chosen::new(&upstream.name, canary, pins);
+        if !chosen.is_empty() {
+            moving.push(Moving::new(chosen));
         }
     }
     plan.moving = moving;
-    plan.moving.iter_mut().for_each(Moving::name_variable);
     plan.choose_late();
 }
 
@@ -109,8 +129,9 @@ fn single(group: &Upstream, what: &str, server: Server) -> Single {
         .find(|other| other.worker != server.worker);
     Single {
         upstream: format!("{}_{what}", group.name),
-        spare: spare.cloned(),
+        spare: spare.filter(|_| server.service.is_none()).cloned(),
         server,
+        resolver: None,
     }
 }
 
@@ -119,9 +140,81 @@ fn percent(hundredths: u32) -> String {
     format!("{}.{:02}%", hundredths / 100, hundredths % 100)
 }
 
-impl Moving {
+impl Single {
+    /// What decides which process has the users.
+    fn place(&self) -> (String, Option<String>) {
+        (self.server.address.clone(), self.server.service.clone())
+    }
+}
+
+impl Chosen {
+    /// Those of a group. Pins come before the canary, and that before the ring.
+    pub(super) fn new(base: &str, canary: Option<Canary>, pins: Vec<Pinned>) -> Self {
+        let target = if !pins.is_empty() {
+            format!("${base}_pin")
+        } else if canary.is_some() {
+            format!("${base}_canary")
+        } else {
+            base.to_owned()
+        };
+        Self {
+            base: base.to_owned(),
+            canary,
+            pins,
+            target,
+        }
+    }
+
+    /// Of a group whose users are all on its ring.
+    pub(super) fn nobody(base: &str) -> Self {
+        Self::new(base, None, Vec::new())
+    }
+
+    /// The same for a group of another name.
+    pub(super) fn renamed(mut self, base: &str) -> Self {
+        let rename = |single: &mut Single| {
+            if let Some(what) = single.upstream.strip_prefix(&self.base) {
+                single.upstream = format!("{base}{what}");
+            }
+        };
+        self.canary
+            .iter_mut()
+            .for_each(|canary| rename(&mut canary.single));
+        self.pins
+            .iter_mut()
+            .for_each(|pinned| rename(&mut pinned.single));
+        Self::new(base, self.canary, self.pins)
+    }
+
+    /// Every upstream for one worker.
+    pub(crate) fn singles(&self) -> impl Iterator<Item = &Single> {
+        let canary = self.canary.iter().map(|canary| &canary.single);
+        canary.chain(self.pins.iter().map(|pinned| &pinned.single))
+    }
+
+    /// Whether all users are on the ring.
+    pub(super) fn is_empty(&self) -> bool {
+        self.canary.is_none() && self.pins.is_empty()
+    }
+
+    /// Whether both have the same users on the same workers.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let canary = |chosen: &Self| {
+            let canary = chosen.canary.as_ref().filter(|canary| canary.share > 0)?;
+            Some((canary.share, canary.single.place()))
+        };
+        let pins = |chosen: &Self| {
+            let mut places = BTreeMap::new();
+            for Pinned { single, users } in &chosen.pins {
+                places.extend(users.iter().map(|user| (user.clone(), single.place())));
+            }
+            places
+        };
+        canary(self) == canary(other) && pins(self) == pins(other)
+    }
+
     /// Where a user is, if a pin or the canary says so, and which of them.
-    pub(crate) fn chosen(&self, user: UserHash) -> Option<(&Single, String)> {
+    pub(crate) fn of_user(&self, user: UserHash) -> Option<(&Single, String)> {
         let digits = user.hex();
         let pinned = self
             .pins
@@ -135,17 +228,5 @@ impl Moving {
             let why = format!("the canary, with {} of the users", canary.percent);
             (&canary.single, why)
         })
-    }
-
-    /// The variable that has the upstream in the end: pins come before the canary, and that before the ring.
-    pub(super) fn name_variable(&mut self) {
-        let what = if !self.pins.is_empty() {
-            "pin"
-        } else if self.canary.is_some() {
-            "canary"
-        } else {
-            "moving"
-        };
-        self.variable = format!("${}_{what}", self.group);
     }
 }

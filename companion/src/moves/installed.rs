@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use matrix_user_hash_core::shift::{Span, parse_time};
+use matrix_user_hash_core::shift::{Span, parse_percent, parse_time};
 
+use super::chosen::{Canary, Chosen, Pinned, Single};
 use crate::diagnostic::Diagnostic;
 use crate::log::time;
 use crate::plan::Server;
@@ -19,6 +20,8 @@ pub(crate) struct Installed {
     pub groups: BTreeMap<String, Group>,
     /// Users on the move, by the group that they move to.
     pub shifts: BTreeMap<String, Shift>,
+    /// Users who are not on the ring of their group, by that, as it is and as it was.
+    chosen: BTreeMap<String, Chosen>,
 }
 
 /// An `upstream {}`.
@@ -55,25 +58,46 @@ impl Installed {
         let groups = groups(&upstreams);
         let before = self::groups(&moving);
         let mut shifts = BTreeMap::new();
+        let mut canaries = BTreeMap::new();
         for line in moving
             .lines()
             .filter_map(|line| line.strip_prefix("matrix_user_hash_shift "))
         {
             let words: Vec<&str> = line.trim_end_matches(';').split(' ').collect();
-            // A fixed share of the users has no end: it is a canary.
-            if words.iter().any(|word| word.starts_with("at=")) {
-                continue;
-            }
-            let shift = shift(&words, &before).ok_or_else(|| {
+            let strange = || {
                 Diagnostic::error(format!(
                     "{} has a shift that synapse-companion did not write: {line}",
                     path.display()
                 ))
                 .fix("render with --now, which writes the file anew and moves everybody at once")
-            })?;
-            shifts.insert(words[2].to_owned(), shift);
+            };
+            // A fixed share of the users has no end: it is a canary.
+            if let [variable, "ring", "canary", at] = words[..] {
+                let (group, canary) = canary(variable, at, &before).ok_or_else(strange)?;
+                canaries.insert(group, canary);
+            } else {
+                let shift = shift(&words, &before).ok_or_else(strange)?;
+                shifts.insert(words[2].to_owned(), shift);
+            }
         }
-        Ok(Some(Self { groups, shifts }))
+        let names = groups.keys().chain(before.keys());
+        let chosen = names.map(|name| {
+            let pins = pins(name, &moving, &before);
+            let chosen = Chosen::new(name, canaries.remove(name), pins);
+            (name.clone(), chosen)
+        });
+        let chosen = chosen.filter(|(_, chosen)| !chosen.is_empty()).collect();
+        Ok(Some(Self {
+            groups,
+            shifts,
+            chosen,
+        }))
+    }
+
+    /// Users of a group who are not on its ring.
+    pub(crate) fn chosen(&self, group: &str) -> Chosen {
+        let chosen = self.chosen.get(group);
+        chosen.cloned().unwrap_or_else(|| Chosen::nobody(group))
     }
 
     /// The moment from which on nobody is on the move, in milliseconds since 1970.
@@ -179,6 +203,47 @@ fn server(line: &str) -> Option<Server> {
         }
     }
     Some(server)
+}
+
+/// The canary of a group by the variable of its share.
+fn canary(variable: &str, at: &str, groups: &BTreeMap<String, Group>) -> Option<(String, Canary)> {
+    let group = variable.strip_prefix('$')?.strip_suffix("_share")?;
+    let percent = at.strip_prefix("at=")?;
+    let canary = Canary {
+        single: single(groups.get(&format!("{group}_canary"))?)?,
+        percent: percent.to_owned(),
+        share: parse_percent(percent.as_bytes())?,
+    };
+    Some((group.to_owned(), canary))
+}
+
+/// The pins of a group: a line of a map for each user.
+fn pins(group: &str, text: &str, groups: &BTreeMap<String, Group>) -> Vec<Pinned> {
+    let numbered = (1..).map(|number| format!("{group}_pin_{number}"));
+    let upstreams = numbered.map_while(|name| groups.get(&name));
+    let pinned = upstreams.filter_map(|upstream| {
+        let users = text.lines().filter_map(|line| {
+            let (user, name) = line.trim().strip_suffix(';')?.split_once(' ')?;
+            (name == upstream.name).then(|| user.to_owned())
+        });
+        Some(Pinned {
+            single: single(upstream)?,
+            users: users.collect(),
+        })
+    });
+    pinned.collect()
+}
+
+fn single(group: &Group) -> Option<Single> {
+    Some(Single {
+        upstream: group.name.clone(),
+        server: group.servers.first()?.clone(),
+        spare: group.servers.get(1).cloned(),
+        resolver: group.text.lines().find_map(|line| {
+            let resolver = line.trim_start().strip_prefix("resolver ")?;
+            resolver.strip_suffix(';').map(str::to_owned)
+        }),
+    })
 }
 
 fn shift(words: &[&str], before: &BTreeMap<String, Group>) -> Option<Shift> {

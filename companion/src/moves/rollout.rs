@@ -2,7 +2,8 @@
 //!
 //! In come the groups that are installed and, if there are logs, the users of these. Out come each worker's share before,
 //! now and after, and who moves when. Without a log the shares are those of all users who could be: nginx's ring, cut at
-//! every point of both groups.
+//! every point of both groups, and the order in which users move, cut at the canary's share. Pins are of so few users that
+//! no share shows them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +12,7 @@ use matrix_user_hash_core::shift::{Shift, Span};
 use matrix_user_hash_core::user::UserHash;
 use serde::Serialize;
 
-use super::{Installed, circle, length, moment};
+use super::{Chosen, Installed, circle, length, moment};
 use crate::plan::Server;
 
 /// The users of a log, by their group.
@@ -44,6 +45,8 @@ pub(crate) struct Group {
     pub passed: f64,
     /// The part of all possible users who change their worker.
     pub movers: f64,
+    /// The part of all possible users who have done so.
+    pub moved: f64,
     /// Each worker's part of all users.
     pub workers: Vec<Worker>,
     /// The users of the logs.
@@ -93,14 +96,20 @@ impl Rollout {
         listed: bool,
     ) -> Self {
         let groups = installed.shifts.iter().filter_map(|(name, shift)| {
-            let before = &shift.before.servers;
-            let after = &installed.groups.get(name)?.servers;
+            let before = Side {
+                servers: &shift.before.servers,
+                chosen: &installed.chosen(&shift.before.name),
+            };
+            let after = Side {
+                servers: &installed.groups.get(name)?.servers,
+                chosen: &installed.chosen(name),
+            };
             let seen = users.map(|users| {
                 let of_group = users.get(name).map_or(&[][..], Vec::as_slice);
-                seen(of_group, before, after, shift.span, now)
+                seen(of_group, &before, &after, shift.span, now)
             });
             let passed = Shift::Over(shift.span).moved(now);
-            let (workers, movers) = shares(before, after, passed);
+            let (workers, movers, moved) = shares(&before, &after, passed);
             Some(Group {
                 group: name.clone(),
                 start: moment(shift.span.start()),
@@ -108,6 +117,7 @@ impl Rollout {
                 seconds_left: shift.span.end().saturating_sub(now).div_ceil(1000),
                 passed,
                 movers,
+                moved,
                 workers,
                 users: seen,
             })
@@ -120,15 +130,41 @@ impl Rollout {
     }
 }
 
-fn seen(users: &[u64], before: &[Server], after: &[Server], span: Span, now: u64) -> Seen {
-    let (old, new) = (circle(before), circle(after));
+/// Where users are: before, or after.
+struct Side<'a> {
+    servers: &'a [Server],
+    chosen: &'a Chosen,
+}
+
+impl<'a> Side<'a> {
+    /// The server of a user, whose key on the ring has this one.
+    fn server(&self, user: UserHash, on_ring: usize) -> &'a Server {
+        let chosen = self.chosen.of_user(user);
+        chosen.map_or(&self.servers[on_ring], |(single, _)| &single.server)
+    }
+
+    /// The canary's part of all users; they are the first to move.
+    fn share(&self) -> f64 {
+        let canary = self.chosen.canary.as_ref();
+        canary.map_or(0.0, |canary| Shift::At(canary.share).moved(0))
+    }
+
+    /// The canary, if it has those who move at this place in the order of moves: from 0 to 1.
+    fn canary(&self, place: f64) -> Option<&'a Server> {
+        let canary = self.chosen.canary.as_ref()?;
+        (place < self.share()).then_some(&canary.single.server)
+    }
+}
+
+fn seen(users: &[u64], before: &Side<'_>, after: &Side<'_>, span: Span, now: u64) -> Seen {
+    let (old, new) = (circle(before.servers), circle(after.servers));
     let mut movers: Vec<Mover> = users
         .iter()
         .filter_map(|user| {
             let user = UserHash::from_bits(*user);
             let digits = String::from_utf8_lossy(&user.hex()).into_owned();
-            let from = &before[old.pick(&digits)?];
-            let to = &after[new.pick(&digits)?];
+            let from = before.server(user, old.pick(&digits)?);
+            let to = after.server(user, new.pick(&digits)?);
             let at = Shift::Over(span).moment(user)?;
             (from.address != to.address).then(|| Mover {
                 user: digits,
@@ -147,36 +183,47 @@ fn seen(users: &[u64], before: &[Server], after: &[Server], span: Span, now: u64
     }
 }
 
-/// Each worker's part before, now and after, and the part of users who change.
-fn shares(before: &[Server], after: &[Server], passed: f64) -> (Vec<Worker>, f64) {
-    let mut workers: BTreeMap<&str, Worker> = BTreeMap::new();
-    let mut movers = 0.0;
-    for (part, old, new) in circle(before).overlaid(&circle(after)) {
-        let (old, new) = (&before[old], &after[new]);
-        for (server, is_old) in [(old, true), (new, false)] {
-            let worker = workers.entry(&server.address).or_insert_with(|| Worker {
+/// Each worker's part before, now and after; the part of users who change, and of those who have.
+fn shares(before: &Side<'_>, after: &Side<'_>, passed: f64) -> (Vec<Worker>, f64, f64) {
+    let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
+    let mut add = |server: &Server, part: f64, when: fn(&mut Worker) -> &mut f64| {
+        let worker = workers
+            .entry(server.address.clone())
+            .or_insert_with(|| Worker {
                 worker: server.worker.clone(),
                 address: server.address.clone(),
                 before: 0.0,
                 now: 0.0,
                 after: 0.0,
             });
-            if is_old {
-                worker.before += part;
-            } else {
-                worker.after += part;
+        *when(worker) += part;
+    };
+    let (mut movers, mut moved) = (0.0, 0.0);
+    // All between two of these places in the order of moves are alike, but for the ring.
+    let mut places = [0.0, before.share(), after.share(), passed, 1.0];
+    places.sort_by(f64::total_cmp);
+    let stretches = circle(before.servers).overlaid(&circle(after.servers));
+    for place in places.windows(2) {
+        let [from, to] = place else { continue };
+        for (stretch, old, new) in &stretches {
+            let part = (to - from) * stretch;
+            let old = before.canary(*from).unwrap_or(&before.servers[*old]);
+            let new = after.canary(*from).unwrap_or(&after.servers[*new]);
+            let has_moved = *from < passed;
+            add(old, part, |worker| &mut worker.before);
+            add(if has_moved { new } else { old }, part, |worker| {
+                &mut worker.now
+            });
+            add(new, part, |worker| &mut worker.after);
+            if old.address != new.address {
+                movers += part;
+                moved += if has_moved { part } else { 0.0 };
             }
-        }
-        if old.address != new.address {
-            movers += part;
         }
     }
     let mut workers: Vec<Worker> = workers.into_values().collect();
-    for worker in &mut workers {
-        worker.now = worker.before + (worker.after - worker.before) * passed;
-    }
     workers.sort_by(|a, b| (&a.worker, &a.address).cmp(&(&b.worker, &b.address)));
-    (workers, movers)
+    (workers, movers, moved)
 }
 
 impl fmt::Display for Rollout {
@@ -208,8 +255,8 @@ impl Group {
             f,
             "  {:.1}% of all users change their worker: {:.1}% have, {:.1}% will",
             self.movers * 100.0,
-            self.movers * self.passed * 100.0,
-            self.movers * (1.0 - self.passed) * 100.0
+            self.moved * 100.0,
+            (self.movers - self.moved) * 100.0
         )?;
         let name = |worker: &Worker| {
             if worker.worker == worker.address {
@@ -283,7 +330,13 @@ mod tests {
     fn shares_add_up_and_are_those_of_many_users() {
         let before = servers(&[("a:1", 1), ("b:1", 2), ("c:1", 1)]);
         let after = servers(&[("a:1", 1), ("b:1", 1), ("d:1", 1)]);
-        let (workers, movers) = shares(&before, &after, 0.25);
+        let nobody = Chosen::nobody("");
+        let side = |servers| Side {
+            servers,
+            chosen: &nobody,
+        };
+        let (workers, movers, have) = shares(&side(&before), &side(&after), 0.25);
+        assert!((have - movers * 0.25).abs() < 1e-9, "{have} {movers}");
         for sum in [
             workers.iter().map(|w| w.before).sum::<f64>(),
             workers.iter().map(|w| w.now).sum(),

@@ -34,6 +34,13 @@ impl Display for Report {
                 number(check.otherwise)
             )?;
         }
+        if check.sent > 0 {
+            writeln!(
+                f,
+                "  {} more were sent by a canary, a pin or a shift; below, all users are on the ring",
+                number(check.sent)
+            )?;
+        }
         side(f, "today", &self.today)?;
         side(f, "then", &self.wanted)?;
         self.moved(f)?;

@@ -76,25 +76,49 @@ impl Reader<'_> {
             .into_iter()
             .chain(file.pin.iter().map(|pin| &pin.worker))
         {
-            self.is_by_user(deployment, named);
+            self.has_users(deployment, named);
         }
+        let Some(named) = canary else { return };
+        let canary = deployment
+            .workers
+            .iter()
+            .find(|worker| worker.name == *named.get_ref());
         let Some(canary) = canary else { return };
-        for role in Role::SYNCS {
-            let mut all = deployment.having(role).map(|worker| &worker.name);
-            if all.clone().any(|name| name == canary.get_ref())
-                && all.all(|name| name == canary.get_ref())
-            {
+        for role in &canary.roles {
+            let is_alone = deployment
+                .having(*role)
+                .all(|worker| worker.name == canary.name);
+            if deployment.is_by_user(*role) && is_alone {
                 self.error(
-                    &canary.span(),
+                    &named.span(),
                     format!("the canary is the only worker of the type {}", role.name()),
                 )
                 .fix_with("add another, or take [canary] away");
             }
         }
+        let others: Vec<&str> = canary
+            .roles
+            .iter()
+            .filter(|role| !matches!(role, Role::Nothing(_)) && !deployment.is_by_user(**role))
+            .map(|role| role.name())
+            .collect();
+        let has_users = canary.roles.iter().any(|role| deployment.is_by_user(*role));
+        if has_users && !others.is_empty() {
+            self.warning(
+                &named.span(),
+                format!(
+                    "{} has its whole part of other requests: {}",
+                    canary.name,
+                    others.join(", ")
+                ),
+            )
+            .fix_with("give the canary only types that are spread by user, such as sync");
+        }
     }
 
-    fn is_by_user(&mut self, deployment: &Deployment, named: &Spanned<String>) {
-        let by_user = |worker: &&model::Process| worker.roles.iter().any(|role| role.waits());
+    fn has_users(&mut self, deployment: &Deployment, named: &Spanned<String>) {
+        let by_user =
+            |worker: &&model::Process| worker.roles.iter().any(|role| deployment.is_by_user(*role));
         let candidates = deployment
             .workers
             .iter()
@@ -106,7 +130,7 @@ impl Reader<'_> {
         }
         let fix = match nearest(name, candidates) {
             Some(near) => format!("write \"{near}\""),
-            None => "name one of the type sync, initial_sync or sliding_sync".to_owned(),
+            None => "name one of a type that is spread by user, such as sync".to_owned(),
         };
         self.error(
             &named.span(),
