@@ -18,7 +18,7 @@ my $port = $nginx->port;
 
 sub alive { return kill 0 => $_[0] }
 
-for my $who ('clients that wait for lookups, and for a turn', 'lookups whose clients have left') {
+for my $who ('clients that wait for lookups, and for a place', 'lookups whose clients have left') {
     my ($old) = $nginx->worker_pids;
     whoami_set(kind => 'hang');
     my @socks = map { my $sock = connect_to($port); syswrite $sock, bearer('/', token("alice/$who$_")); $sock } 1 .. 4;

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use matrix_user_hash_core::engine::{Ended, Job};
-use matrix_user_hash_core::shm::throttle::Notice;
+use matrix_user_hash_core::shm::throttle::LogLine;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::whoami::{FailureKind, LookupError, LookupResult, Response};
 use matrix_user_hash_core::wipe::Wiped;
@@ -310,7 +310,7 @@ impl Lookup {
             return;
         };
         let zone = self.location.zone;
-        let due = zone.with_local(|local| local.engine.is_due(Notice::Failure(kind), now()));
+        let due = zone.with_local(|local| local.engine.is_due(LogLine::Failure(kind), now()));
         if due == Some(true) {
             log::error!(
                 log::cycle_log(),

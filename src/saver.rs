@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use matrix_user_hash_core::shm::throttle::Notice;
+use matrix_user_hash_core::shm::throttle::LogLine;
 use nginx_sys::{NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_cycle_t};
 use ngx::http::HttpModuleMainConf;
 
@@ -162,7 +162,7 @@ fn complain(zone: &str, path: &Path, error: &io::Error) {
     let due = zones()
         .iter()
         .find(|shared| shared.name == zone)
-        .and_then(|shared| shared.with_local(|local| local.engine.is_due(Notice::State, now())))
+        .and_then(|shared| shared.with_local(|local| local.engine.is_due(LogLine::State, now())))
         .unwrap_or(true);
     if due {
         log::warning!(

@@ -29,7 +29,7 @@ pub(crate) static CALLBACKS: Callbacks = Callbacks {
 /// Lets a request wait for the answer to `question`, and sends a lookup if nobody has. False without memory to wait in.
 pub(crate) fn ask(request: Request, location: &Location, question: Question) -> bool {
     let is_new = Waiter::of(request, &CALLBACKS).is_none();
-    let Some(mut waiter) = seat(request, location, question) else {
+    let Some(mut waiter) = waiter_of(request, location, question) else {
         return false;
     };
     // SAFETY: it lives, and nothing else refers to it now.
@@ -65,8 +65,9 @@ pub(crate) fn ask(request: Request, location: &Location, question: Question) -> 
     true
 }
 
-/// Makes a request wait, from the moment on when it first waited.
-fn seat(request: Request, location: &Location, question: Question) -> Option<NonNull<Waiter>> {
+/// Parks a request, and gives its waiter: the one that it has already, whose time goes on, or a new one. `None` without
+/// memory.
+fn waiter_of(request: Request, location: &Location, question: Question) -> Option<NonNull<Waiter>> {
     let waiter = match Waiter::of(request, &CALLBACKS) {
         Some(mut waiter) => {
             // SAFETY: it lives, and nothing else refers to it now.

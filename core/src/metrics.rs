@@ -80,8 +80,8 @@ counters! {
     "refreshes" by None, "Lookups sent in the background to refresh an expired entry." {
         Refreshes "", "Those of `Lookups` that refresh an expired entry in the background.";
     }
-    "queued" by None, "Requests that waited for a turn because too many lookups were in flight." {
-        Queued "", "Requests that had to wait for a place, because `matrix_user_hash_max_lookups` were in flight or others waited already.";
+    "queued" by None, "Times that a token had to wait for a place below matrix_user_hash_max_lookups." {
+        Queued "", "A worker process had to wait with the lookup of a token, because `matrix_user_hash_max_lookups` were in flight or others waited already.";
     }
     "suppressed" by None, "Lookups not sent because the homeserver had failed repeatedly." {
         Suppressed "", "Lookups not sent, because the homeserver had failed repeatedly.";

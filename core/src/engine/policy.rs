@@ -5,7 +5,7 @@ use super::{Command, Ended, Engine, Event, Job, Outcome, Terms};
 use crate::key::Key;
 use crate::metrics::Counter;
 use crate::shm::breaker::Admit;
-use crate::shm::throttle::Notice;
+use crate::shm::throttle::LogLine;
 use crate::time::Millis;
 use crate::whoami::{FailureKind, Identity, LookupError, LookupResult};
 
@@ -92,7 +92,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
             // It says nothing of the homeserver. But what a probe found must be told.
             Err(LookupError::Failed(_)) if !ended.is_fair && admitted != Admit::Probe => {}
             Err(LookupError::Failed(FailureKind::Connect | FailureKind::Timeout)) => {
-                if breaker.failure(admitted, now, seed) && self.is_due(Notice::Suspended, now) {
+                if breaker.failure(admitted, now, seed) && self.is_due(LogLine::Suspended, now) {
                     self.log(Event::Suspended);
                 }
             }
@@ -114,7 +114,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
                 .insert(key, identity.user, identity.masquerade, now, self.inactive);
         if inserted.evicted {
             self.count(Counter::Evictions);
-            if self.is_due(Notice::ZoneSmall, now) {
+            if self.is_due(LogLine::ZoneSmall, now) {
                 self.log(Event::ZoneSmall);
             }
         }
@@ -127,8 +127,8 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
     }
 
     /// Whether this process should log now what would repeat.
-    pub fn is_due(&self, notice: Notice, now: Millis) -> bool {
-        self.zone.notices().is_due(notice, now, LOG_EVERY)
+    pub fn is_due(&self, line: LogLine, now: Millis) -> bool {
+        self.zone.log_throttle().is_due(line, now, LOG_EVERY)
     }
 
     fn log(&mut self, event: Event) {
@@ -137,7 +137,7 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
 
     /// A request went on without having had a place: says so now and then.
     pub(super) fn overloaded(&mut self, limit: u32, now: Millis) {
-        if self.is_due(Notice::Overload, now) {
+        if self.is_due(LogLine::Overload, now) {
             self.log(Event::Overloaded { limit });
         }
     }

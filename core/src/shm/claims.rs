@@ -17,7 +17,7 @@
 //! | 2..24 | process id of the leader (Linux: `PID_MAX_LIMIT` is 2^22); for a failure, its kind and how long was waited |
 //! | 0..2 | free, claimed, refused, failed |
 //!
-//! A word held for another key is waited for like a turn. There is no counter of lookups: a counter would stay wrong
+//! A word held for another key is waited for like a place. There is no counter of lookups: a counter would stay wrong
 //! when a worker dies. The claimed words are the lookups in flight; a word whose process is dead or whose deadline
 //! has passed is free to whoever comes first, by the same compare-and-swap.
 //!
@@ -43,7 +43,7 @@ use crate::whoami::{FailureKind, LookupError};
 
 /// The most lookups in flight that can be asked for. The array has one word for every kilobyte of the zone (64 for
 /// 64 KiB, 1024 for 1 MiB, 4096 from 4 MiB on), and each lookup needs the one word of its key: with `n` lookups in flight
-/// over `w` words, a share `n / w` of new keys waits its turn although the cap is not reached. 64 of 1024: one in 16.
+/// over `w` words, a share `n / w` of new keys waits although the cap is not reached. 64 of 1024: one in 16.
 pub const MAX_LOOKUPS: u32 = 1024;
 /// The longest that a claim holds, in milliseconds; a later deadline means this one. Half of what the modular deadline can
 /// tell, less one second.
@@ -101,9 +101,9 @@ pub enum Claim {
     Leader(Permit),
     /// Somebody is looking up this key: wait, look into the table, claim again.
     Same,
-    /// The word is held for another key: wait for a turn.
+    /// The word is held for another key: wait for it.
     Turn,
-    /// There are `max_lookups` in flight: wait for a turn behind those who wait for one already.
+    /// There are `max_lookups` in flight: wait for a place behind those who wait for one already.
     Full,
     /// The lookup that was waited for ended with this, less than [`PUBLISHED_FOR`] ago.
     Published(LookupError),

@@ -1,18 +1,18 @@
-//! Log lines that would repeat, once in a while over all workers.
+//! The log throttle: a line that would repeat is logged once in a while, over all worker processes.
 //!
-//! "Logged once per kind and minute" (docs/requests.md, 4): the zone keeps for each kind when it was
-//! logged last, and the worker whose compare-and-swap moves that forward is the one that logs.
+//! "Logged once per kind and minute" (docs/requests.md, 4): the zone keeps for each kind when it was logged last, and the
+//! worker process whose compare-and-swap moves that forward is the one that logs.
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::time::Millis;
 use crate::whoami::FailureKind;
 
-/// Words of memory that the notices take: room for more kinds than there are.
-pub const NOTICE_WORDS: usize = 16;
+/// Words of memory that the throttle takes: room for more kinds of line than there are.
+pub const THROTTLE_WORDS: usize = 16;
 
-/// What is logged now and then.
+/// A kind of line that is throttled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum LogLine {
     /// An entry in use was evicted: the zone is small.
     ZoneSmall,
     /// Lookups are suspended.
@@ -25,7 +25,7 @@ pub enum Notice {
     Failure(FailureKind),
 }
 
-impl Notice {
+impl LogLine {
     fn index(self) -> usize {
         match self {
             Self::ZoneSmall => 0,
@@ -37,21 +37,21 @@ impl Notice {
     }
 }
 
-/// The zone's notices. Copying it copies a reference.
+/// When each kind of line was logged last. Copying it copies a reference.
 #[derive(Clone, Copy, Debug)]
-pub struct Notices<'m> {
-    words: &'m [AtomicU64; NOTICE_WORDS],
+pub struct LogThrottle<'m> {
+    words: &'m [AtomicU64; THROTTLE_WORDS],
 }
 
-impl<'m> Notices<'m> {
-    /// The notices in `words`, all zero or left by another process.
-    pub fn new(words: &'m [AtomicU64; NOTICE_WORDS]) -> Self {
+impl<'m> LogThrottle<'m> {
+    /// The throttle in `words`, all zero or left by another process.
+    pub fn new(words: &'m [AtomicU64; THROTTLE_WORDS]) -> Self {
         Self { words }
     }
 
-    /// Whether the caller should log this one: at most one process in `every` milliseconds is told so.
-    pub fn is_due(&self, notice: Notice, now: Millis, every: u64) -> bool {
-        let word = &self.words[notice.index()];
+    /// Whether the caller should log this line: at most one process in `every` milliseconds is told so.
+    pub fn is_due(&self, line: LogLine, now: Millis, every: u64) -> bool {
+        let word = &self.words[line.index()];
         let last = word.load(Relaxed);
         // One more than the moment, so that 0 is "never" even at boot.
         if last != 0 && now.since(Millis::new(last - 1)) < every {
@@ -68,31 +68,31 @@ mod tests {
 
     #[test]
     fn each_kind_is_due_once_a_minute() {
-        let words = [const { AtomicU64::new(0) }; NOTICE_WORDS];
-        let notices = Notices::new(&words);
+        let words = [const { AtomicU64::new(0) }; THROTTLE_WORDS];
+        let throttle = LogThrottle::new(&words);
         let minute = 60_000;
-        let timeout = Notice::Failure(FailureKind::Timeout);
-        assert!(notices.is_due(timeout, Millis::new(0), minute));
-        assert!(!notices.is_due(timeout, Millis::new(59_999), minute));
-        assert!(notices.is_due(Notice::ZoneSmall, Millis::new(59_999), minute));
-        assert!(notices.is_due(timeout, Millis::new(60_000), minute));
+        let timeout = LogLine::Failure(FailureKind::Timeout);
+        assert!(throttle.is_due(timeout, Millis::new(0), minute));
+        assert!(!throttle.is_due(timeout, Millis::new(59_999), minute));
+        assert!(throttle.is_due(LogLine::ZoneSmall, Millis::new(59_999), minute));
+        assert!(throttle.is_due(timeout, Millis::new(60_000), minute));
     }
 
     #[test]
     fn every_kind_has_a_word_of_its_own() {
-        let failures = FailureKind::ALL.map(Notice::Failure);
+        let failures = FailureKind::ALL.map(LogLine::Failure);
         let others = [
-            Notice::ZoneSmall,
-            Notice::Suspended,
-            Notice::Overload,
-            Notice::State,
+            LogLine::ZoneSmall,
+            LogLine::Suspended,
+            LogLine::Overload,
+            LogLine::State,
         ];
         let indices: std::collections::BTreeSet<_> = others
             .iter()
             .chain(&failures)
-            .map(|notice| notice.index())
+            .map(|line| line.index())
             .collect();
         assert_eq!(indices.len(), others.len() + failures.len());
-        assert!(indices.last().is_some_and(|last| *last < NOTICE_WORDS));
+        assert!(indices.last().is_some_and(|last| *last < THROTTLE_WORDS));
     }
 }

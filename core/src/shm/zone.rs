@@ -1,5 +1,5 @@
 //! A zone: one stretch of shared memory, divided among table, flights, places, breaker, counters and
-//! notices.
+//! log throttle.
 //!
 //! The border takes the memory from nginx's slab pool, calls [`Zone::format`] on it once, and on every later start
 //! [`Zone::attach`], which refuses memory that another module's layout made. A [`Zone`] that exists is ready: there is no
@@ -10,7 +10,7 @@
 //! | 0..8 | magic, layout version, length, secret (2) |
 //! | 8..16 | counter of insertions, the table's logical clock |
 //! | 16..24 | breaker |
-//! | 24..40 | notices |
+//! | 24..40 | log throttle |
 //! | 40..112 | places |
 //! | 112.. | flights, then counters, then the table, each from a cache line's start |
 
@@ -22,7 +22,7 @@ use crate::shm::claims::Flights;
 use crate::shm::counters::{Counters, SLOT_WORDS};
 use crate::shm::places::{PLACES_WORDS, Places};
 use crate::shm::table::{self, Table};
-use crate::shm::throttle::{NOTICE_WORDS, Notices};
+use crate::shm::throttle::{LogThrottle, THROTTLE_WORDS};
 use crate::sync::{AtomicU64, Ordering};
 
 /// "MUserHsh", and not what another program leaves in memory.
@@ -38,8 +38,8 @@ const LENGTH_AT: usize = 2;
 const SECRET_AT: usize = 3;
 const CLOCK_AT: usize = 8;
 const BREAKER_AT: usize = 16;
-const NOTICES_AT: usize = 24;
-const PLACES_AT: usize = NOTICES_AT + NOTICE_WORDS;
+const THROTTLE_AT: usize = 24;
+const PLACES_AT: usize = THROTTLE_AT + THROTTLE_WORDS;
 const FLIGHTS_AT: usize = PLACES_AT + PLACES_WORDS + if OTHER { 64 } else { 0 };
 
 /// How a stretch of memory is divided.
@@ -117,7 +117,7 @@ pub struct Zone<'m> {
     table: Table<'m>,
     flights: Flights<'m>,
     counters: Counters<'m>,
-    notices: Notices<'m>,
+    throttle: LogThrottle<'m>,
     places: &'m [AtomicU64; PLACES_WORDS],
 }
 
@@ -170,7 +170,7 @@ impl<'m> Zone<'m> {
             table: Table::new(table, &head[CLOCK_AT])?,
             flights: Flights::new(flights)?,
             counters: Counters::new(counters)?,
-            notices: Notices::new(head[NOTICES_AT..].first_chunk()?),
+            throttle: LogThrottle::new(head[THROTTLE_AT..].first_chunk()?),
             places: head[PLACES_AT..].first_chunk()?,
         })
     }
@@ -224,8 +224,8 @@ impl<'m> Zone<'m> {
     }
 
     /// The log lines that are said once in a while.
-    pub fn notices(&self) -> Notices<'m> {
-        self.notices
+    pub fn log_throttle(&self) -> LogThrottle<'m> {
+        self.throttle
     }
 }
 
