@@ -1,7 +1,7 @@
 """Builds of the module that are made to be hurt: cargo features that no build for people has.
 
     slow-writes     sleeps 2 ms between the stores of an entry, where a random SIGKILL else hits about never
-    other-layout    has structures, zone and state file of its own, as an older or newer version might
+    other-layout    has structures and a zone of its own, as an older or newer version might
 """
 
 import os

@@ -12,16 +12,11 @@ use Test::More;
 plan skip_all => 'a preloaded malloc and a sanitizer do not go together'
     if $ENV{TEST_NGINX_USE_VALGRIND} || $ENV{ASAN_OPTIONS};
 
-# lib/scarce.c stands before glibc's malloc, and calls that by the name that only glibc has.
-{
-    open my $in, '<:raw', $ENV{TEST_NGINX_BINARY} || die 'no TEST_NGINX_BINARY' or die $!;
-    local $/;
-    plan skip_all => 'an nginx for musl' if <$in> =~ m{/ld-musl-};
-}
-
-my $flag = "/tmp/matrix-user-hash-scarce-$$";
-my $library = "$flag.so";
-system('gcc', '-shared', '-fPIC', '-O1', "-DFLAG=\"$flag\"", '-o', $library, "$FindBin::Bin/lib/scarce.c", '-ldl') == 0
+# lib/scarce.c stands before the malloc of nginx's libc.
+my $compiler = is_musl() && qx(which musl-gcc) ? 'musl-gcc' : 'gcc';
+my $flag     = "/tmp/matrix-user-hash-scarce-$$";
+my $library  = "$flag.so";
+system($compiler, '-shared', '-fPIC', '-O1', "-DFLAG=\"$flag\"", '-o', $library, "$FindBin::Bin/lib/scarce.c", '-ldl') == 0
     or die 'cannot build scarce.c';
 END { unlink $flag, $library if $flag }
 

@@ -20,7 +20,7 @@ use nginx_sys::{
 
 use crate::conf::phase::Phase;
 use crate::conf::{COMMANDS, LocationConf, MainConf};
-use crate::ngx::{compat, guard, log, phases};
+use crate::ngx::{built_for, compat, guard, library, log, phases};
 
 #[macro_use]
 mod ngx;
@@ -106,6 +106,15 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard::guard(Status::NGX_ERROR.0, || {
         // SAFETY: nginx passes the configuration that it begins to read.
         let cf = unsafe { &mut *cf };
+        if let Some(file) = library::replaced() {
+            log::warning!(
+                cf.log,
+                "matrix_user_hash: the file \"{}\" was replaced or removed after it was loaded: this nginx goes on with the \
+                 library that it has, {}, until it is restarted or upgraded",
+                file.display(),
+                built_for::ABOUT
+            );
+        }
         match variables::add(cf) {
             Ok(indexes) => {
                 let main = main_conf(cf);

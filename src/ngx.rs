@@ -14,6 +14,7 @@ pub(crate) mod detached;
 pub(crate) mod event;
 pub(crate) mod guard;
 pub(crate) mod keepalive;
+pub(crate) mod library;
 pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod phases;

@@ -3,7 +3,7 @@
 //! A zone is configured when its directive is read, and ready once nginx has mapped its memory, which it does for all
 //! zones together after the whole configuration is known. A reload hands the memory on; a changed size, a restart or a
 //! binary upgrade begins with new memory, into which the answers are taken over where they can be had: from the old
-//! zone, or from the state file.
+//! zone, also if another library of the module has it ([`handover`]), or from the state file.
 
 use core::cell::{Cell, RefCell};
 use core::ffi::c_void;
@@ -29,6 +29,8 @@ use crate::ngx::guard;
 use crate::ngx::log;
 use crate::ngx::pool;
 use crate::ngx::shared::{self, Memory};
+
+pub(crate) mod handover;
 
 /// The zone of a `matrix_user_hash` that names none.
 pub(crate) const DEFAULT_ZONE: &str = "matrix_user_hash";
@@ -145,41 +147,59 @@ impl SharedZone {
     fn set_up(&self, shared: &ngx_shm_zone_t, previous: Option<&Self>) -> Result<(), String> {
         let memory = Memory::of(shared);
         if let Some(found) = memory.found {
-            match Zone::attach(found) {
-                Ok(zone) => {
-                    self.life.set(Life::Ready(zone));
-                    return Ok(());
-                }
-                Err(reason) => log::warning!(
-                    log::cycle_log(),
-                    "matrix_user_hash: zone \"{}\" starts empty: {reason}",
-                    self.name
-                ),
-            }
+            // Processes that serve may use it: it is this library's, or it is left alone.
+            let zone = Zone::attach(found).map_err(|reason| reason.to_string())?;
+            self.life.set(Life::Ready(zone));
+            return Ok(());
         }
-        let words = memory.found.map_or_else(|| memory.allocate(), Ok)?;
+        let words = memory.allocate()?;
         let zone = Zone::format(words, &random_secret()?).map_err(|reason| reason.to_string())?;
-        match previous.and_then(Self::ready) {
-            Some(old) => self.take_over(&zone, old),
-            None => self.restore(&zone),
+        if !self.take_over(&zone, previous) {
+            self.restore(&zone);
         }
         self.life.set(Life::Ready(zone));
         Ok(())
     }
 
-    /// Takes over the answers of the zone that a reload replaces by one of another size.
-    fn take_over(&self, zone: &Zone<'static>, old: Zone<'static>) {
-        let Ok(bytes) = state::encode(&old, now(), clock::unix_seconds()) else {
-            return;
+    /// Takes over the answers of the zone that a reload replaces: by one of another size, or by that of another library.
+    /// False if there is nothing to take over.
+    fn take_over(&self, zone: &Zone<'static>, previous: Option<&Self>) -> bool {
+        let (bytes, from) = if let Some(old) = previous.and_then(Self::ready) {
+            match state::encode(&old, now(), clock::unix_seconds()) {
+                Ok(bytes) => (bytes, None),
+                Err(_) => {
+                    log::warning!(
+                        log::cycle_log(),
+                        "matrix_user_hash: zone \"{}\" starts empty: there was no memory to take the old one over",
+                        self.name
+                    );
+                    return true;
+                }
+            }
+        } else if let Some((bytes, library)) = handover::from_another(&self.name) {
+            (bytes, Some(library))
+        } else {
+            return false;
         };
-        if let Ok(entries) = state::load(&bytes, zone, now(), clock::unix_seconds(), self.inactive)
-        {
-            log::notice!(
+        let loaded = state::load(&bytes, zone, now(), clock::unix_seconds(), self.inactive);
+        match (&loaded, from) {
+            (Ok(entries), None) => log::notice!(
                 log::cycle_log(),
                 "matrix_user_hash: zone \"{}\" resized with {entries} entries",
                 self.name
-            );
+            ),
+            (Ok(entries), Some(library)) => log::notice!(
+                log::cycle_log(),
+                "matrix_user_hash: zone \"{}\" taken over from another library ({library}) with {entries} entries",
+                self.name
+            ),
+            (Err(reason), _) => log::warning!(
+                log::cycle_log(),
+                "matrix_user_hash: zone \"{}\" cannot be taken over from the one before: {reason}",
+                self.name
+            ),
         }
+        loaded.is_ok()
     }
 
     /// Reads the state file, if there is one. Whatever is wrong with it, the zone is empty then, and says so once.

@@ -38,7 +38,7 @@ use crate::user::UserHash;
 
 const MAGIC: &[u8; 8] = b"MUHSTATE";
 /// Goes up whenever the format changes its meaning.
-pub const VERSION: u32 = if cfg!(feature = "other-layout") { 2 } else { 1 };
+pub const VERSION: u32 = 1;
 
 const HEAD: usize = 48;
 const ENTRY: usize = 32;

@@ -36,8 +36,7 @@ use MIME::Base64 qw(encode_base64);
 use MatrixUserHash::Http qw(request);
 
 our @EXPORT = qw(token hash_of whoami_log whoami_stats whoami_set whoami_reset
-                 free_port whoami_port common_http common_server switch_off expand nginx_says nginx_is_from
-                 keeps_by_default);
+                 free_port whoami_port common_http common_server switch_off expand nginx_says is_musl);
 
 our ($Base, $Root, $Mock);
 
@@ -135,15 +134,12 @@ sub whoami_set   { my %o = @_; ask('/__set?' . join '&', map { "$_=$o{$_}" } sor
 # What `nginx -V` says of itself: version and configure arguments.
 sub nginx_says { my $binary = $ENV{TEST_NGINX_BINARY} || 'nginx'; return scalar `$binary -V 2>&1` }
 
-# Whether it is that version of nginx or a newer one: nginx_is_from(1, 29, 7). Angie has a line for the nginx that it is based on.
-sub nginx_is_from {
-    my @wanted = @_;
-    my @has = nginx_says() =~ m{\bnginx/(\d+)\.(\d+)\.(\d+)} or die 'no version';
-    return sprintf('%03d%03d%03d', @has) ge sprintf('%03d%03d%03d', @wanted);
+# Whether nginx has musl for its libc: then the file names musl's loader.
+sub is_musl {
+    open my $in, '<:raw', $ENV{TEST_NGINX_BINARY} || die 'no TEST_NGINX_BINARY' or die $!;
+    local $/;
+    return <$in> =~ m{/ld-musl-};
 }
-
-# Whether groups keep connections unless told otherwise: nginx since 1.29.7, and not Angie.
-sub keeps_by_default { return nginx_is_from(1, 29, 7) && nginx_says() !~ /^Angie/ }
 
 # Four sync workers that say who they are and what they were told, the group over them, and log formats.
 sub common_http {

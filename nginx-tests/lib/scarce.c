@@ -5,11 +5,25 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+/* Its malloc itself, by the names that only glibc has. */
 extern void *__libc_malloc(size_t size);
 extern void *__libc_realloc(void *old, size_t size);
+#define NEXT(name) __libc_##name
+#else
+/* musl's dlsym() allocates nothing. */
+#define NEXT(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
+
+/* Where malloc is not musl's own, musl's aligned_alloc() gives memory only if somebody stands before that as well. */
+void *aligned_alloc(size_t alignment, size_t size)
+{
+    return NEXT(aligned_alloc)(alignment, size);
+}
+#endif
 
 static int refuses(size_t size, void *caller)
 {
@@ -25,7 +39,7 @@ void *malloc(size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    return __libc_malloc(size);
+    return NEXT(malloc)(size);
 }
 
 void *realloc(void *old, size_t size)
@@ -34,5 +48,5 @@ void *realloc(void *old, size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    return __libc_realloc(old, size);
+    return NEXT(realloc)(old, size);
 }

@@ -22,6 +22,7 @@ use super::slot::{self, Setting};
 use super::ssl;
 use super::{LocationConf, Pass, metrics, phase, shift, target, upstream, valid, zone};
 use crate::ngx::guard;
+use crate::zone::handover::HANDOVER;
 
 /// `http`, `server` and `location`.
 const ANYWHERE: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
@@ -155,6 +156,8 @@ pub(crate) static mut COMMANDS: [ngx_command_t; TABLE.len() + 1] = {
         all[i].set = Some(set);
         i += 1;
     }
+    // The first row is `matrix_user_hash_zone`.
+    all[0].post = ptr::addr_of!(HANDOVER).cast_mut().cast();
     all
 };
 
