@@ -8,6 +8,20 @@ BUILD=${BUILD:-$ROOT/build}
 SELF=$(realpath "$0")
 MODULE_NAME=ngx_http_matrix_user_hash_module
 
+# What nginx.org's packages, and so the official images, are configured with, less the options of the compiler.
+# shellcheck disable=SC2034 # for the scripts that source this
+OFFICIAL_ARGUMENTS=(--prefix=/etc/nginx --sbin-path=/usr/sbin/nginx --modules-path=/usr/lib/nginx/modules
+    --conf-path=/etc/nginx/nginx.conf --error-log-path=/var/log/nginx/error.log --http-log-path=/var/log/nginx/access.log
+    --pid-path=/run/nginx.pid --lock-path=/run/nginx.lock --http-client-body-temp-path=/var/cache/nginx/client_temp
+    --http-proxy-temp-path=/var/cache/nginx/proxy_temp --http-fastcgi-temp-path=/var/cache/nginx/fastcgi_temp
+    --http-uwsgi-temp-path=/var/cache/nginx/uwsgi_temp --http-scgi-temp-path=/var/cache/nginx/scgi_temp
+    --user=nginx --group=nginx --with-compat --with-file-aio --with-threads --with-http_addition_module
+    --with-http_auth_request_module --with-http_dav_module --with-http_flv_module --with-http_gunzip_module
+    --with-http_gzip_static_module --with-http_mp4_module --with-http_random_index_module --with-http_realip_module
+    --with-http_secure_link_module --with-http_slice_module --with-http_ssl_module --with-http_stub_status_module
+    --with-http_sub_module --with-http_v2_module --with-http_v3_module --with-mail --with-mail_ssl_module --with-stream
+    --with-stream_realip_module --with-stream_ssl_module --with-stream_ssl_preread_module)
+
 say() { printf '==> %s\n' "$*"; }
 
 # die REASON FIX: what is wrong, and what would mend it.
