@@ -3,8 +3,9 @@ package MatrixUserHash::Instance;
 # An nginx of the test's own, for what Test::Nginx's one-configuration-one-request blocks cannot say: several worker
 # processes, reloads, killed workers, memory, thousands of requests, `nginx -t`.
 #
-# In:  new(http => "…" [, server => "…", main => "…", workers => N, log_level => L, log_format => F, bare => 1]); `server` becomes a
-#      server {} on port() with the shared boilerplate; `bare` leaves that boilerplate out.
+# In:  new(http => "…" [, server => "…", main => "…", workers => N, log_level => L, log_format => F, bare => 1,
+#      arguments => […]]); `server` becomes a server {} on port() with the shared boilerplate; `bare` leaves that
+#      boilerplate out; `arguments` are nginx's own.
 # Out: a running nginx in a servroot of its own; it stops when the object goes.
 #
 # Like Test::Nginx it honours TEST_NGINX_BINARY, TEST_NGINX_LOAD_MODULES and TEST_NGINX_USE_VALGRIND.
@@ -77,7 +78,7 @@ sub command {
     my @wrap = !$valgrind ? () : $valgrind =~ /^\d+$/ ? qw(valgrind -q --leak-check=full --trace-children=yes)
         : ('valgrind', '-q', split ' ', $valgrind);
     return (@wrap, $ENV{TEST_NGINX_BINARY} || 'nginx', '-p', "$self->{root}/", '-c', "$self->{root}/conf/nginx.conf",
-            '-e', "$self->{root}/logs/error.log");
+            '-e', "$self->{root}/logs/error.log", @{ $self->{arguments} // [] });
 }
 
 # `nginx -t`: (exit status is zero, what it printed).
