@@ -13,7 +13,7 @@ use std::collections::BinaryHeap;
 use serde::Serialize;
 
 use crate::log::histogram::Histogram;
-use crate::log::line::{Broken, Lookup};
+use crate::log::line::{Broken, LOOKUPS, place_of};
 use crate::log::tally::{Counts, Measure, Person, Reason, Tally};
 use crate::log::time;
 
@@ -281,7 +281,7 @@ impl Report {
             exact,
             error: tally.overflow().map_or(0, |overflow| overflow.error()),
             failovers: tally.failovers,
-            lookups: Named::each(&Lookup::ALL, |lookup| tally.lookups[lookup as usize]),
+            lookups: Named::each(&LOOKUPS, |lookup| tally.lookups[place_of(lookup)]),
             held: Times::of(&tally.held),
             groups,
             user: tally.options().watched.map(|user| watched(tally, user)),

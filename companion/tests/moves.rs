@@ -366,12 +366,7 @@ const PLACES: [(&str, bool); 6] = [
 fn between_two_random_deployments_each_user_moves_once_and_ends_where_the_plain_configuration_has_them()
  {
     let mut random = Random(20_261_125);
-    let users: Vec<UserHash> = (0..60)
-        .map(|n| {
-            let id = format!("@user{n}:example.org");
-            UserHash::of_user(&UserId::try_from(id.as_str()).unwrap())
-        })
-        .collect();
+    let users: Vec<UserHash> = (0..60).map(|n| hash_of(&id_of(n))).collect();
     let mut moved = 0;
     let mut still = 0;
     let mut others_refused = 0;
@@ -622,6 +617,23 @@ fn a_start_that_is_over_and_a_folder_without_anything_are_refused() {
     assert!(said.contains(":00Z to "), "{said}");
 }
 
+/// The name of a user who is made up.
+fn id_of(n: u32) -> String {
+    format!("@user{n}:example.org")
+}
+
+fn hash_of(id: &str) -> UserHash {
+    UserHash::of_user(&UserId::try_from(id).unwrap())
+}
+
+/// The line of the access log for a sync of a user, ten minutes into a shift.
+fn sync_of(digits: &str) -> String {
+    format!(
+        "203.0.113.9 [2100-01-01T00:10:00+00:00] \"GET /_matrix/client/v3/sync\" 200 9 time=0.100 \
+        group=synapse_sync worker=127.0.0.1:8081 user_hash={digits} user_hash_status=HIT\n"
+    )
+}
+
 #[test]
 fn route_and_rollout_say_who_moves_when() {
     let path = folder("moves-route");
@@ -641,13 +653,10 @@ fn route_and_rollout_say_who_moves_when() {
     let mut movers = 0;
     let mut log = String::new();
     for n in 0..200 {
-        let id = format!("@user{n}:example.org");
-        let user = UserHash::of_user(&UserId::try_from(id.as_str()).unwrap());
+        let id = id_of(n);
+        let user = hash_of(&id);
         let digits = String::from_utf8(user.hex().to_vec()).unwrap();
-        log += &format!(
-            "203.0.113.9 [2100-01-01T00:10:00+00:00] \"GET /_matrix/client/v3/sync\" 200 9 time=0.100 \
-            group=synapse_sync worker=127.0.0.1:8081 user_hash={digits} user_hash_status=HIT\n"
-        );
+        log += &sync_of(&digits);
         let moment = shift.moment(user).unwrap();
         let at = |time| nginx.server("sync", false, user, time);
         let (was, is) = (at(0), at(u64::MAX));
@@ -738,8 +747,7 @@ fn with_chosen(count: u16, more: &str) -> String {
 fn route_names_the_worker_of_a_pinned_user_and_of_one_in_the_canary() {
     let path = folder("moves-chosen");
     let installed = path.to_str().unwrap();
-    let hash = |id: &str| UserHash::of_user(&UserId::try_from(id).unwrap());
-    let pinned = String::from_utf8(hash("@user7:example.org").hex().to_vec()).unwrap();
+    let pinned = String::from_utf8(hash_of("@user7:example.org").hex().to_vec()).unwrap();
     let chosen = format!(
         "[canary]\nworker = \"sync4\"\npercent = 25\n[[pin]]\nuser = \"{pinned}\"\nworker = \"sync2\"\n"
     );
@@ -754,7 +762,7 @@ fn route_names_the_worker_of_a_pinned_user_and_of_one_in_the_canary() {
     let ring = &nginx.rings["synapse_sync"];
     let mut in_canary = 0;
     for n in 0..40 {
-        let id = format!("@user{n}:example.org");
+        let id = id_of(n);
         let command = ["route", "GET", "/_matrix/client/v3/sync?since=s1"];
         let shown = run(
             &path,
@@ -763,7 +771,7 @@ fn route_names_the_worker_of_a_pinned_user_and_of_one_in_the_canary() {
             0,
         )
         .0;
-        let user = hash(&id);
+        let user = hash_of(&id);
         let digits = crc32fast::hash(&user.hex());
         let on_ring = ring
             .iter()
@@ -844,13 +852,10 @@ fn the_users_of_a_canary_that_joins_the_ring_move_once() {
     let mut expected = BTreeMap::new();
     let (mut in_canary, mut at_sync4) = (0, 0);
     for n in 0..400 {
-        let id = format!("@user{n}:example.org");
-        let user = UserHash::of_user(&UserId::try_from(id.as_str()).unwrap());
+        let id = id_of(n);
+        let user = hash_of(&id);
         let digits = String::from_utf8(user.hex().to_vec()).unwrap();
-        log += &format!(
-            "203.0.113.9 [2100-01-01T00:10:00+00:00] \"GET /_matrix/client/v3/sync\" 200 9 time=0.100 \
-            group=synapse_sync worker=127.0.0.1:8081 user_hash={digits} user_hash_status=HIT\n"
-        );
+        log += &sync_of(&digits);
         let [was, now, is] =
             [0, START + OVER / 5, u64::MAX].map(|at| nginx.server("sync", false, user, at));
         in_canary += u32::from(was.ends_with(":8084"));

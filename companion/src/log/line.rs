@@ -43,47 +43,36 @@ pub(crate) struct Line<'a> {
     pub agent: u64,
 }
 
-/// `$matrix_user_hash_status`, or that there was none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the module's own names")]
-pub(crate) enum Lookup {
-    Hit,
-    Miss,
-    Shared,
-    Stale,
-    Refused,
-    Error,
-    Timeout,
-    Anonymous,
-    #[default]
-    Off,
+/// `$matrix_user_hash_status`; `None` where the log has another word, such as `-`.
+pub(crate) type Lookup = Option<Status>;
+
+/// Each of them, as the log writes it; [`place_of`] is its place here.
+pub(crate) const LOOKUPS: [(&str, Lookup); Status::ALL.len() + 1] = {
+    let mut all = [("-", None); Status::ALL.len() + 1];
+    let mut at = 0;
+    while at < Status::ALL.len() {
+        all[at] = (Status::ALL[at].as_str(), Some(Status::ALL[at]));
+        at += 1;
+    }
+    all
+};
+
+/// Where a lookup is in [`LOOKUPS`].
+pub(crate) fn place_of(lookup: Lookup) -> usize {
+    lookup.map_or(Status::ALL.len(), |status| status as usize)
 }
 
-impl Lookup {
-    /// All, as the log writes them.
-    pub(crate) const ALL: [(&'static str, Self); 9] = [
-        (Status::Hit.as_str(), Self::Hit),
-        (Status::Miss.as_str(), Self::Miss),
-        (Status::Shared.as_str(), Self::Shared),
-        (Status::Stale.as_str(), Self::Stale),
-        (Status::Refused.as_str(), Self::Refused),
-        (Status::Error.as_str(), Self::Error),
-        (Status::Timeout.as_str(), Self::Timeout),
-        (Status::Anonymous.as_str(), Self::Anonymous),
-        ("-", Self::Off),
-    ];
+fn lookup(text: &[u8]) -> Lookup {
+    let found = LOOKUPS.iter().find(|(name, _)| name.as_bytes() == text);
+    found.and_then(|(_, lookup)| *lookup)
+}
 
-    fn parse(text: &[u8]) -> Self {
-        Self::ALL
-            .iter()
-            .find(|(name, _)| name.as_bytes() == text)
-            .map_or(Self::Off, |(_, lookup)| *lookup)
-    }
-
-    /// Whether the request went on by the hash of its token, because its user was not known.
-    pub(crate) const fn is_fallback(self) -> bool {
-        matches!(self, Self::Refused | Self::Error | Self::Timeout)
-    }
+/// Whether the request went on by the hash of its token, because its user was not known.
+pub(crate) fn is_fallback(lookup: Lookup) -> bool {
+    matches!(
+        lookup,
+        Some(Status::Refused | Status::Error | Status::Timeout)
+    )
 }
 
 /// How a request came to its workers.
@@ -276,7 +265,7 @@ impl<'a> Fields<'a> {
             b"upstream_time" => line.upstream_time = some(value),
             b"time" | b"request_time" => line.request_ms = milliseconds(value),
             b"user_hash" | b"user" => line.user = user(value)?,
-            b"user_hash_status" | b"lookup" => line.lookup = Lookup::parse(value),
+            b"user_hash_status" | b"lookup" => line.lookup = lookup(value),
             b"lookup_time" | b"held" => line.lookup_ms = milliseconds(value),
             _ => {}
         }
@@ -459,7 +448,7 @@ mod tests {
         );
         assert_eq!(
             (line.user, line.lookup),
-            (Some(0x86f0_1aef_21b1_acd3), Lookup::Miss)
+            (Some(0x86f0_1aef_21b1_acd3), Some(Status::Miss))
         );
         assert_eq!(
             (line.request_ms, line.lookup_ms, line.agent),
@@ -481,7 +470,7 @@ mod tests {
         let readme = parse("2026-11-24T00:03:56+00:00 /_matrix/client/v3/sync 200 user=86f01aef21b1acd3 lookup=HIT worker=127.0.0.1:23011").unwrap();
         assert_eq!(
             (readme.status, readme.lookup, readme.workers),
-            (200, Lookup::Hit, &b"127.0.0.1:23011"[..])
+            (200, Some(Status::Hit), &b"127.0.0.1:23011"[..])
         );
         let variables = parse("::1 2026-11-24T00:03:56+00:00 \"GET /x\" 200 user=86f01aef21b1acd3 lookup=HIT held=0.002 worker=a:1, b:2 time=0.100").unwrap();
         assert_eq!(

@@ -16,7 +16,9 @@ use datasketches::hll::{HllSketch, HllType};
 use rustc_hash::FxHasher;
 
 use super::histogram::Histogram;
-use super::line::{Broken, Line, Lookup, Parser, Way, attempts, milliseconds, status};
+use super::line::{
+    Broken, LOOKUPS, Line, Parser, Way, attempts, is_fallback, milliseconds, place_of, status,
+};
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
 
@@ -244,7 +246,7 @@ pub(crate) struct Tally {
     /// The first and the last moment.
     pub span: Option<(i64, i64)>,
     /// Requests by status of the lookup.
-    pub lookups: [u64; Lookup::ALL.len()],
+    pub lookups: [u64; LOOKUPS.len()],
     /// How long lookups held requests.
     pub held: Histogram,
     /// Sums of everything.
@@ -277,7 +279,7 @@ impl Tally {
             broken: [0; Broken::ALL.len()],
             passed_over: 0,
             span: None,
-            lookups: [0; Lookup::ALL.len()],
+            lookups: [0; LOOKUPS.len()],
             held: Histogram::default(),
             counts: Counts::default(),
             failovers: 0,
@@ -323,7 +325,7 @@ impl Tally {
         }
         let (first, last) = self.span.unwrap_or((line.time, line.time));
         self.span = Some((first.min(line.time), last.max(line.time)));
-        self.lookups[line.lookup as usize] += 1;
+        self.lookups[place_of(line.lookup)] += 1;
         if let Some(ms) = line.lookup_ms {
             self.held.add(ms);
         }
@@ -351,7 +353,7 @@ impl Tally {
         }
         self.at_place(line, served.place);
         let Some(user) = line.user else { return true };
-        if line.lookup.is_fallback() {
+        if is_fallback(line.lookup) {
             let figures = &mut self.groups[usize::from(group)];
             figures.fallbacks += 1;
             figures.tokens.get_or_insert_with(registers).update(user);

@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 
 use datasketches::hll::{HllSketch, HllType};
+use matrix_user_hash_core::engine::Status;
 use matrix_user_hash_core::shm::zone::Layout;
 use serde::Serialize;
 
-use crate::log::line::{Line, Lookup};
+use crate::log::line::Line;
 
 const HOUR: i64 = 3_600;
 
@@ -89,9 +90,9 @@ impl Seen {
             self.hour = hour;
         }
         match line.lookup {
-            Lookup::Miss => self.misses += 1,
-            Lookup::Stale => self.stale += 1,
-            Lookup::Hit | Lookup::Shared => {}
+            Some(Status::Miss) => self.misses += 1,
+            Some(Status::Stale) => self.stale += 1,
+            Some(Status::Hit | Status::Shared) => {}
             _ => return,
         }
         if let Some(user) = line.user {
@@ -199,9 +200,9 @@ mod tests {
         for time in (0..hours * HOUR).step_by(60) {
             for device in 0..devices {
                 let lookup = if time % life == 0 {
-                    Lookup::Miss
+                    Some(Status::Miss)
                 } else {
-                    Lookup::Hit
+                    Some(Status::Hit)
                 };
                 seen.add(&Line {
                     time,

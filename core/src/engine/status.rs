@@ -25,6 +25,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// Each of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Shared,
+        Self::Stale,
+        Self::Refused,
+        Self::Error,
+        Self::Timeout,
+        Self::Anonymous,
+    ];
+
     /// The value of the variable.
     pub const fn as_str(self) -> &'static str {
         match self {
