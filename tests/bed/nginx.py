@@ -84,11 +84,12 @@ class Nginx:
         if self.text is not None:
             self.configuration.write_text(self.text)
 
-    def test(self) -> None:
-        """`nginx -t`."""
+    def test(self) -> str:
+        """`nginx -t`: what it says of a configuration that it takes."""
         done = subprocess.run([*self.command(), "-t"], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise BedError(f"nginx refuses {self.configuration}:\n{done.stderr.strip()}")
+        return done.stderr
 
     def start(self) -> None:
         """Starts it, and returns when it answers and has all its worker processes."""

@@ -97,9 +97,8 @@ def check_it_fits_into_another_nginx_conf():
             conf.write_text(
                 f"load_module modules/ngx_http_matrix_user_hash_module.so;\npid {prefix}/nginx.pid;\nevents {{}}\n"
                 f"http {{ {USUAL.format(prefix=prefix)}\n    include synapse/http.conf;\n}}\n")
-            done = subprocess.run([bed.NGINX, "-t", "-p", prefix, "-c", conf, "-e", "stderr"], capture_output=True, text=True,
-                                  check=False)
-            assert done.returncode == 0 and "[warn]" not in done.stderr, (name, done.stderr)
+            said = bed.Nginx(conf, prefix).test()
+            assert "[warn]" not in said, (name, said)
     return f"{len(deployments)} deployments"
 
 
@@ -131,8 +130,8 @@ def check_two_homeservers_fit_into_one_nginx():
             own.parent.mkdir()
             own.write_text("location = /hello { return 200 hello; }\n")
             bed.companion("render", "-d", prefix / "second.toml", "--output", prefix, "--nginx", bed.NGINX)
-            done = subprocess.run([bed.NGINX, "-t", "-p", prefix, "-c", conf, "-e", "stderr"], capture_output=True, text=True, check=False)
-            assert done.returncode == 0 and "[warn]" not in done.stderr, done.stderr
+            said = bed.Nginx(conf, prefix).test()
+            assert "[warn]" not in said, said
             with bed.Nginx(conf, prefix):
                 for name in ("first", "second"):
                     host = {"Host": f"{name}.example"}
