@@ -1,11 +1,7 @@
-"""scripts/limits: what ordinary clients need, and what a limit by user does, on a real Synapse.
+"""scripts/limits pattern: what matrix-js-sdk asks of a real Synapse: a start, a tour of rooms, messages, listening in busy rooms.
 
-  scripts/limits pattern     counts what matrix-js-sdk asks: a start, a tour of rooms, messages, listening in busy rooms
-  scripts/limits fairness    one account with 200 parallel syncs over 20 tokens and 20 addresses beside 50 ordinary users
-
-`pattern` prints, for each part, requests in all, the most at once within a second, and syncs at a time; from the whole it
-reckons the burst that a rate needs. `fairness` prints how far the account is from its limits, and the p99 of the others
-in rounds that take turns: without it twice, with it and limits.
+Printed for each part: requests in all, the most at once within a second, and syncs at a time. From the whole it
+reckons the burst that a rate needs.
 
 LIMITS_PORT is the first of its 14 ports on 127.0.0.1 (default 18400). Logs: build/e2e/limits.
 """
@@ -35,14 +31,10 @@ RATES = {"sync": (1, 2, 5, 10), "sliding_sync": (1, 2, 5, 10), "send": (1, 2, 5)
 
 
 def main() -> int:
-    commands = {"pattern": pattern}
-    if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        print(__doc__, file=sys.stderr)
-        return 2
     bed = Bed(ROOT / "build/e2e/limits", int(os.environ.get("LIMITS_PORT", "18400")))
     try:
         bed.start()
-        commands[sys.argv[1]](bed)
+        pattern(bed)
         return 0
     except (BedError, Refused) as error:
         print(f"scripts/limits: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """scripts/spread: what is gained if requests other than syncs are spread by user or room, on a real Synapse.
 
-  scripts/spread cost [ROUNDS]    rounds of cold workers (default 5), each spread in turns, by user and by room
+  scripts/spread cost [ROUNDS]    rounds of cold workers (default 5), each spread in turns, by room and by user
   scripts/spread lag              reads of what the same user has just written, while one worker hears of it late
 
 A main process and three generic workers, which are the client readers and the workers of rooms; nginx in front, rendered by the
@@ -46,11 +46,13 @@ USERS, ROOMS, MESSAGES, REPEATS, THREADS = 24, 8, 20, 6, 6
 # meanwhile.
 LONERS = 8
 LAG = 0.5
-# Which words of the deployment file make a way to spread.
+# What client_reader and room are spread by.
 WAYS = {
     "turns": ("turns", "turns"),
-    "user": ("user", "user"),
+    # By default.
     "room": ("turns", "room"),
+    "user, room": ("user", "room"),
+    "user": ("user", "user"),
 }
 # Reading account data goes to the writer of the stream otherwise; here a reader answers, or there would be nothing to spread.
 DEPLOYMENT = """
@@ -274,7 +276,7 @@ def measure(bed: Bed, people: People, rounds: int) -> None:
     for kind in people.questions():
         for way in WAYS:
             workers, database, times = zip(*found[kind, way], strict=True)
-            print(f"  {kind:<14} {way:<6} {statistics.median(workers):6.2f} ({min(workers):.2f}, {max(workers):.2f})"
+            print(f"  {kind:<14} {way:<10} {statistics.median(workers):6.2f} ({min(workers):.2f}, {max(workers):.2f})"
                   f" {statistics.median(database):6.2f} {statistics.median(times):7.2f}")
     for way in WAYS:
         print(f"  cache entries, {way}: {statistics.median(entries[way]):,.0f} ({min(entries[way]):,}, {max(entries[way]):,})")

@@ -1,4 +1,4 @@
-# matrix_user_hash_phase preaccess: limits by user over parallel requests, bodies and HTTP/2; and mistakes.
+# matrix_user_hash_phase preaccess: limits by user over parallel requests, what they refused, bodies and HTTP/2; and mistakes.
 # preaccess.t has what one request after the other can show.
 
 use strict;
@@ -9,6 +9,7 @@ BEGIN { $ENV{MATRIX_USER_HASH_PHASE} = 'preaccess' }
 use MatrixUserHash;
 use MatrixUserHash::Instance;
 use MatrixUserHash::Http qw(get gather bearer);
+use JSON::PP qw(decode_json);
 use Test::More;
 
 {
@@ -39,6 +40,38 @@ use Test::More;
     is(whoami_stats()->{requests}, 14, '… at one lookup for each token');
     is(get($port, '/sync', token('alice/device1'))->{status}, 200, '… and the places are free again');
     is_deeply([$nginx->complaints(qr/limiting connections/)], [], 'no other complaint in the error log');
+}
+
+# Requests that a limit refused are counted by its name, whether they end where they came in or elsewhere.
+{
+    my $nginx = MatrixUserHash::Instance->start(workers => 2, http => <<'.', server => <<'..');
+    matrix_user_hash_zone users:1m;
+    matrix_user_hash_zone others:1m;
+    limit_req_zone $matrix_user_hash zone=rate:64k rate=1r/m;
+    limit_req_status 429;
+    map $limit_req_status $limit { default ""; REJECTED $arg_limit; }
+.
+        matrix_user_hash http://$TEST_NGINX_WHOAMI zone=users;
+        location /elsewhere { limit_req zone=rate; error_page 429 @limited; empty_gif; }
+        location /here { limit_req zone=rate; matrix_user_hash_limited $limit; empty_gif; }
+        location /uncounted { limit_req zone=rate; empty_gif; }
+        location /off { limit_req zone=rate; matrix_user_hash off; matrix_user_hash_limited $limit; empty_gif; }
+        location @limited { matrix_user_hash http://$TEST_NGINX_WHOAMI zone=others; matrix_user_hash_limited $limit; return 500 '{}'; }
+        location = /json { matrix_user_hash_metrics; matrix_user_hash off; }
+..
+    my $port = $nginx->port;
+    my $alice = token('alice/limited');
+    my @names = qw(sync sliding_sync send media everything parallel_syncs address);
+    is(get($port, '/here?limit=sync', $alice)->{status}, 200, 'a limit by user lets the first request pass');
+    my $refused = sub { join ' ', map { get($port, $_, $alice)->{status} } @_ };
+    is($refused->(map {"/here?limit=$_"} @names, 'strange', ''), join(' ', (429) x 9), '… and refuses what comes then, in its own location');
+    is($refused->('/elsewhere?limit=media', '/elsewhere?limit=media'), '429 429', '… or in another');
+    is($refused->('/uncounted?limit=send'), '429', '… or where nothing is said');
+    get($port, '/off?limit=send', $alice);
+    my $zones = decode_json(get($port, '/json')->{body})->{zones};
+    is_deeply($zones->{users}{limited}, { (map { $_ => 1 } @names), other => 1 }, 'each is counted under its name, a strange one as other');
+    is_deeply($zones->{others}{limited}, { (map { $_ => 0 } @names), other => 0, media => 2 }, '… in the zone of the location where it ends');
+    is($zones->{others}{requests}{$_}, 0, "… which resolves nobody there: $_") for qw(hit miss anonymous);
 }
 
 # What `nginx -t` says of that in a location.

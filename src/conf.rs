@@ -123,6 +123,8 @@ pub struct LocationConf {
     pub max_lookups: ngx_int_t,
     /// `matrix_user_hash_forwarded_for`; NULL for nginx's `$proxy_add_x_forwarded_for`.
     pub forwarded_for: *mut ngx_http_complex_value_t,
+    /// `matrix_user_hash_limited`; NULL where it is not set.
+    pub limited: *mut ngx_http_complex_value_t,
     /// `matrix_user_hash_metrics`.
     pub metrics: Option<Format>,
     /// What `matrix_user_hash_ssl_*` say.
@@ -168,6 +170,14 @@ impl MainConf {
         self.locations
             .iter()
             .any(|location| unsafe { (**location).phase } == phase)
+    }
+
+    /// Whether any location names the limits that refused its requests.
+    pub fn names_limits(&self) -> bool {
+        // SAFETY: as above.
+        self.locations
+            .iter()
+            .any(|location| !unsafe { (**location).limited }.is_null())
     }
 
     /// Ties up what could not be known before all of the configuration was read.
@@ -223,6 +233,7 @@ impl LocationConf {
                 timeout: Setting::UNSET,
                 max_lookups: Setting::UNSET,
                 forwarded_for: Setting::UNSET,
+                limited: Setting::UNSET,
                 metrics: None,
                 #[cfg(ngx_feature = "http_ssl")]
                 ssl: ssl::Settings::new(),

@@ -13,7 +13,7 @@ use core::ptr;
 use ::ngx::core::Status;
 use ::ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 use nginx_sys::{
-    NGX_HTTP_MODULE, ngx_conf_t, ngx_cycle_t, ngx_http_module_t,
+    NGX_HTTP_MODULE, ngx_conf_t, ngx_cycle_t, ngx_http_module_t, ngx_http_phases_NGX_HTTP_LOG_PHASE,
     ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_int_t,
     ngx_module_t, ngx_uint_t,
 };
@@ -27,6 +27,7 @@ mod ngx;
 
 mod conf;
 mod fault;
+mod limited;
 mod local;
 mod location;
 mod lookup;
@@ -150,6 +151,10 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
             return ERROR;
         }
         if main.uses(Phase::PreContent) && phases::add(cf, late, phase::resolve).is_err() {
+            return ERROR;
+        }
+        let log = ngx_http_phases_NGX_HTTP_LOG_PHASE;
+        if main.names_limits() && phases::add(cf, log, limited::count).is_err() {
             return ERROR;
         }
         Status::NGX_OK.0

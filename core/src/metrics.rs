@@ -92,12 +92,37 @@ counters! {
     "evictions" by None, "Entries in use that were replaced because the zone was full." {
         Evictions "", "Entries in use that had to go for others: above 0 for long, the zone is small.";
     }
+    "limited" by Some("limit"), "Requests that a limit refused, as `matrix_user_hash_limited` names the limit." {
+        LimitedSync "sync", "A limit of syncs.";
+        LimitedSlidingSync "sliding_sync", "A limit of sliding syncs.";
+        LimitedSend "send", "A limit of events that are sent.";
+        LimitedMedia "media", "A limit of requests to the media repository.";
+        LimitedEverything "everything", "A limit of all requests of a user.";
+        LimitedParallelSyncs "parallel_syncs", "A limit of syncs at a time.";
+        LimitedAddress "address", "A limit by address.";
+        LimitedOther "other", "A limit of another name.";
+    }
     "panics" by None, "Panics caught in the module; each is a bug." {
         Panics "", "Panics caught at the border to nginx: each is a bug.";
     }
 }
 
 impl Counter {
+    /// The counter of requests that a limit of that name refused. `None` if the name is empty: no limit did.
+    pub fn of_limit(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"" => return None,
+            b"sync" => Self::LimitedSync,
+            b"sliding_sync" => Self::LimitedSlidingSync,
+            b"send" => Self::LimitedSend,
+            b"media" => Self::LimitedMedia,
+            b"everything" => Self::LimitedEverything,
+            b"parallel_syncs" => Self::LimitedParallelSyncs,
+            b"address" => Self::LimitedAddress,
+            _ => Self::LimitedOther,
+        })
+    }
+
     /// The counter of lookups that failed this way.
     pub const fn of_failure(kind: FailureKind) -> Self {
         match kind {

@@ -86,6 +86,8 @@ directives! {
         "matrix_user_hash_max_lookups", ANYWHERE, NGX_CONF_TAKE1, slot::lookups, max_lookups = 64;
         "matrix_user_hash_forwarded_for", ANYWHERE, NGX_CONF_TAKE1, ngx_http_set_complex_value_slot,
             forwarded_for = ptr::null_mut();
+        "matrix_user_hash_limited", ANYWHERE, NGX_CONF_TAKE1, ngx_http_set_complex_value_slot,
+            limited = ptr::null_mut();
     }
     // As ngx_http_memcached_merge_loc_conf, but for the timeouts: a lookup holds up a request, so they are 1 s.
     upstream {

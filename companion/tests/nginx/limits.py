@@ -187,3 +187,18 @@ def check_client_readers_can_be_spread_by_user():
     assert {names[worker] for worker in homes[3]} == {named[1]}, (homes, out)
     asked = {name for name, _, target in workers.seen if "whoami" in target}
     assert asked == set().union(*homes.values()), asked
+
+
+def check_refusals_are_in_the_figures():
+    """what was refused is in the module's figures, by group and by address, and costs no lookup of its own"""
+    all_workers()
+    more = f"[limits.user]\nsync = {SLOW}\nmedia = {SLOW}\n[limits.address]\nper_second = 0.01666666666666666666\nburst = 2\n"
+    with bed.running(limited(more + '[status]\nlisten = "127.0.0.1:20003"\n')):
+        assert statuses(token("alice"), times=5) == [200] * 3 + [429] * 2
+        assert statuses(token("alice"), path="/_matrix/client/v1/media/thumbnail/a/b", times=4) == [200] * 3 + [429]
+        assert statuses({}, "POST", "/_matrix/client/v3/login", 6) == [200] * 3 + [429] * 3
+        text = bed.Client(20003).ask("GET", "/metrics").text.decode()
+    found = dict(re.findall(r'^matrix_user_hash_limited_total\{zone="synapse_users",limit="(\w+)"\} (\d+)$', text, re.M))
+    assert {limit: int(count) for limit, count in found.items() if count != "0"} == {"sync": 2, "media": 1, "address": 3}, found
+    counts = dict(re.findall(r'^matrix_user_hash_requests_total\{zone="synapse_users",status="(\w+)"\} (\d+)$', text, re.M))
+    assert sum(map(int, counts.values())) == 15 and counts["miss"] == "1", counts

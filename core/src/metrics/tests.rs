@@ -171,6 +171,16 @@ fn every_counter_is_in_both_formats() {
 }
 
 #[test]
+fn a_limit_is_counted_under_its_name_and_a_strange_name_under_other() {
+    let limits = FAMILIES.iter().find(|family| family.name == "limited");
+    for &(counter, name) in limits.unwrap().counters {
+        assert_eq!(Counter::of_limit(name.as_bytes()), Some(counter), "{name}");
+    }
+    assert_eq!(Counter::of_limit(b"Sync"), Some(Counter::LimitedOther));
+    assert_eq!(Counter::of_limit(b""), None);
+}
+
+#[test]
 fn the_kinds_of_errors_are_called_as_in_log_lines() {
     let errors = FAMILIES.iter().find(|family| family.name == "errors");
     let wanted = FailureKind::ALL.map(|kind| (Counter::of_failure(kind), kind.as_str()));

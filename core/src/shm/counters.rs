@@ -11,8 +11,8 @@ pub const BUCKETS: [u64; 12] = [
     5_000_000,
 ];
 
-/// Words of a slot: five cache lines.
-pub const SLOT_WORDS: usize = 40;
+/// Words of a slot: six cache lines.
+pub const SLOT_WORDS: usize = 48;
 /// How many counters there is room for, beside the histogram.
 pub const MOST_COUNTERS: usize = SLOT_WORDS - HISTOGRAM - 1;
 

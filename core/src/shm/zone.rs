@@ -28,7 +28,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// "MUserHsh", and not what another program leaves in memory.
 const MAGIC: u64 = u64::from_be_bytes(*b"MUserHsh");
 /// Goes up whenever a word changes its meaning: then a binary upgrade starts with an empty zone.
-pub const LAYOUT_VERSION: u64 = if OTHER { 2 } else { 1 };
+pub const LAYOUT_VERSION: u64 = if OTHER { 3 } else { 2 };
 /// Whether this build is to be another version's.
 const OTHER: bool = cfg!(feature = "other-layout");
 
@@ -51,7 +51,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The least memory for a zone, in words: 32 KiB, which holds 944 tokens.
+    /// The least memory for a zone, in words: 32 KiB, which holds 936 tokens.
     pub const MIN_WORDS: usize = 4096;
 
     /// The division of `words` words of 8 bytes; `None` if they are too few.
@@ -280,7 +280,7 @@ mod tests {
         assert!(layout.capacity() >= 28_000, "{}", layout.capacity());
         assert_eq!(
             Layout::for_words(Layout::MIN_WORDS).unwrap().capacity(),
-            944
+            936
         );
     }
 
