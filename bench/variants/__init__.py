@@ -105,6 +105,9 @@ OURS = Variant(
     location="matrix_user_hash http://whoami zone=users;",
     server="location = /count {{ matrix_user_hash_metrics; }}")
 
+# Before nginx's own limits. Not compared with the scripts, but with ours.
+EARLY = OURS.with_(name="ours-preaccess", location=OURS.location + " matrix_user_hash_phase preaccess;")
+
 SUBREQUEST = Variant(
     "njs-subrequest", "$user", modules=("ngx_http_js_module.so",),
     http="js_import main from {here}/whoami_subrequest.js; js_shared_dict_zone zone=users:{zone};",
