@@ -1,7 +1,8 @@
-"""python3 -m e2e.heavy PORT SECONDS WAIT: one account that asks for syncs as fast as it can, over many devices and addresses.
+"""python3 -m e2e.heavy PORT SECONDS WAIT [SINCE]: one account that asks for syncs as fast as it can, over many devices and addresses.
 
 In:  the account's tokens on standard input, one a line. PARALLEL connections from ADDRESSES addresses of loopback sync without a
-     pause; WAIT is the `timeout` of their syncs in milliseconds. Every TURN seconds ADDRESSES other tokens are used.
+     pause; WAIT is the `timeout` of their syncs in milliseconds. Every TURN seconds ADDRESSES other tokens are used. SINCE is where
+     these syncs go on: without it, Synapse answers a sync at once, whatever its `timeout`.
 Out: one JSON object: `asked`, the answers by status, `waiting` syncs that had no answer for a second at the end, `seconds`
      from the first request to the last, and the least and most `retry_after`.
 
@@ -22,9 +23,9 @@ HEAD = "GET {path} HTTP/1.1\r\nHost: example.org\r\nAuthorization: Bearer {token
 class Heavy:
     """What the account does, and what comes back."""
 
-    def __init__(self, port: int, seconds: float, wait: int, tokens: list[str]):
+    def __init__(self, port: int, seconds: float, wait: int, since: str, tokens: list[str]):
         self.port, self.tokens = port, tokens
-        self.path = f"/_matrix/client/v3/sync?timeout={wait}"
+        self.path = f"/_matrix/client/v3/sync?timeout={wait}" + (since and f"&since={since}")
         self.end = time.monotonic() + seconds
         self.statuses, self.retries, self.asked = Counter(), set(), 0
         self.first = self.last = 0.0
@@ -80,9 +81,10 @@ async def answer(reader) -> tuple[int, dict]:
 
 def main() -> None:
     port, seconds, wait = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    since = sys.argv[4] if len(sys.argv) > 4 else ""
     tokens = sys.stdin.read().split()
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    print(json.dumps(asyncio.run(Heavy(port, seconds, wait, tokens).run())))
+    print(json.dumps(asyncio.run(Heavy(port, seconds, wait, since, tokens).run())))
 
 
 if __name__ == "__main__":
