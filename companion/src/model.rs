@@ -254,6 +254,10 @@ impl NginxVersion {
     pub(crate) const RESOLVE: Self = Self(1, 27, 3);
     /// The first with `http2 on`.
     pub(crate) const HTTP2_DIRECTIVE: Self = Self(1, 25, 1);
+    /// The first that speaks HTTP/1.1 to its upstreams, and keeps connections to them, unless told otherwise.
+    pub(crate) const KEEPS_CONNECTIONS: Self = Self(1, 29, 7);
+    /// The last that does not.
+    pub(crate) const KEEPS_NONE: Self = Self(1, 29, 6);
 
     /// Reads `1.28.3`, and the version out of what `nginx -v` prints.
     pub(crate) fn parse(text: &str) -> Option<Self> {

@@ -33,6 +33,12 @@ impl Nginx {
             ))
             .fix("name another program with --nginx")
         })?;
+        // Angie names the nginx that it is based on, but none of its versions keeps connections by default.
+        let version = if text.starts_with("Angie") {
+            version.min(NginxVersion::KEEPS_NONE)
+        } else {
+            version
+        };
         let arguments = text
             .lines()
             .find(|line| line.starts_with("configure arguments:"));

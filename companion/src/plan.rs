@@ -12,7 +12,9 @@ use serde::Serialize;
 use self::edge::{EDGE, PREFIXES, prefixes};
 pub(crate) use self::edge::{Edge, Prefix};
 use self::limits::Limits;
-use crate::model::{Address, Deployment, External, ExternalRoute, Process, Resource, Role, Spread};
+use crate::model::{
+    Address, Deployment, External, ExternalRoute, NginxVersion, Process, Resource, Role, Spread,
+};
 use crate::moves::Moving;
 use crate::table::{ROUTES, Route, Section, Split};
 
@@ -87,8 +89,8 @@ pub(crate) struct Upstream {
     pub hash_variable: Option<String>,
     /// Whether nginx resolves a server of it while it runs.
     pub resolve: bool,
-    /// Idle connections that each nginx process keeps.
-    pub keepalive: usize,
+    /// Idle connections that each nginx process keeps. `None` where nginx's default is as good.
+    pub keepalive: Option<usize>,
 }
 
 /// What requests are spread by.
@@ -272,6 +274,34 @@ fn keepalive(servers: usize) -> usize {
     servers.max(1) * 16
 }
 
+/// How many connections a group keeps by default (`keepalive 32 local`), for each location those that it made itself.
+const KEPT_BY_DEFAULT: usize = 32;
+
+/// Leaves nginx's default to the groups that it suits: those that need no more connections, and are named in one location
+/// only, so that it makes no difference that locations do not share them.
+fn leave_defaults(plan: &mut Plan, deployment: &Deployment) {
+    if deployment.settings.nginx < NginxVersion::KEEPS_CONNECTIONS {
+        return;
+    }
+    // What other servers ask for is written twice where they have a listener of their own.
+    let is_apart = !deployment.settings.federation_listen.is_empty();
+    let times = |location: &Location| match location.section {
+        Section::Client => 1,
+        _ => 1 + usize::from(is_apart),
+    };
+    let (locations, prefixes) = (&plan.locations, &plan.prefixes);
+    for upstream in &mut plan.upstreams {
+        let name = upstream.name.as_str();
+        let named = locations
+            .iter()
+            .filter(|location| location.target.upstreams().contains(&name));
+        let is_rest = name == plan.main || prefixes.iter().any(|prefix| prefix.upstream == name);
+        if !is_rest && named.map(times).sum::<usize>() == 1 {
+            upstream.keepalive = upstream.keepalive.filter(|n| *n > KEPT_BY_DEFAULT);
+        }
+    }
+}
+
 impl Plan {
     /// Lays out a deployment.
     pub(crate) fn new(deployment: &Deployment) -> Self {
@@ -323,7 +353,7 @@ impl Plan {
         }
         let limits = deployment.settings.limits.as_ref();
         let uses = |key| upstreams.iter().any(|upstream| upstream.hash == Some(key));
-        Self {
+        let mut plan = Self {
             name: names.0.to_owned(),
             prefixes: prefixes(deployment, &names, &locations),
             edge: EDGE,
@@ -339,7 +369,9 @@ impl Plan {
             main,
             upstreams,
             locations,
-        }
+        };
+        leave_defaults(&mut plan, deployment);
+        plan
     }
 
     /// Has the locations of groups that are on the move choose their upstream late.
@@ -540,7 +572,7 @@ fn external_upstream(deployment: &Deployment, name: String, external: &External)
     let server = line(deployment, "", &external.address, 1, None);
     Upstream {
         why: "a server that is not Synapse".to_owned(),
-        keepalive: keepalive(1),
+        keepalive: Some(keepalive(1)),
         hash: None,
         hash_variable: None,
         resolve: server.resolve,
@@ -587,7 +619,7 @@ fn main_upstreams(deployment: &Deployment, names: &Names<'_>) -> Vec<Upstream> {
         Upstream {
             name,
             why: why.to_owned(),
-            keepalive: keepalive(deployment.workers.len().max(1)).min(128),
+            keepalive: Some(keepalive(deployment.workers.len().max(1)).min(128)),
             hash: None,
             hash_variable: None,
             resolve: servers.iter().any(|server| server.resolve),
@@ -641,12 +673,12 @@ fn role_upstream(deployment: &Deployment, names: &Names<'_>, role: Role) -> Upst
     Upstream {
         name: names.upstream(role),
         why: purpose(deployment, role),
-        keepalive: keepalive(
+        keepalive: Some(keepalive(
             workers
                 .iter()
                 .map(|worker| usize::from(worker.replicas))
                 .sum(),
-        ),
+        )),
         hash,
         hash_variable: hash.map(|key| key.variable(names.0)),
         resolve: servers.iter().any(|server| server.resolve),

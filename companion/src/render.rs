@@ -117,6 +117,7 @@ struct Shown<'a> {
     tls: Option<(&'a str, &'a str)>,
     http2: bool,
     http2_directive: bool,
+    keeps_connections: bool,
     status_listen: Option<&'a str>,
     status_allow: &'a [String],
 }
@@ -167,6 +168,7 @@ impl<'a> Shown<'a> {
                 .map(|(certificate, key)| (certificate.as_str(), key.as_str())),
             http2: s.http2,
             http2_directive: s.nginx >= NginxVersion::HTTP2_DIRECTIVE,
+            keeps_connections: s.nginx >= NginxVersion::KEEPS_CONNECTIONS,
             status_listen: s.status_listen.as_deref(),
             status_allow: &s.status_allow,
         }

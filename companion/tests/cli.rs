@@ -134,6 +134,88 @@ fn said(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The lines of all files that are rendered for a version of nginx, by file.
+fn rendered_for(name: &str, version: &str) -> BTreeMap<String, String> {
+    let output = folder(&format!("version-{name}-{version}"));
+    let input = format!("deployments/{name}.toml");
+    let output = output.to_str().unwrap();
+    let arguments = [
+        "render",
+        "-d",
+        &input,
+        "--nginx-version",
+        version,
+        "--output",
+        output,
+    ];
+    said(&arguments);
+    files(output.as_ref())
+}
+
+#[test]
+fn what_is_nginx_default_is_not_written() {
+    const DEFAULTS: [&str; 2] = [
+        "proxy_http_version 1.1;",
+        "proxy_set_header Connection \"\";",
+    ];
+    let kept = |text: &str| {
+        let lines = text
+            .lines()
+            .filter(|line| line.trim().starts_with("keepalive "));
+        lines.count()
+    };
+    let mut fewer = 0;
+    for name in deployments() {
+        let (old, new) = (rendered_for(&name, "1.29.6"), rendered_for(&name, "1.29.7"));
+        for (file, text) in &old {
+            let newer = &new[file];
+            assert!(
+                DEFAULTS.iter().all(|line| !newer.contains(line)),
+                "{name}: {file}"
+            );
+            // Nothing else differs.
+            let rest = |text: &str| -> Vec<String> {
+                let is_default = |line: &&str| {
+                    let line = line.trim();
+                    DEFAULTS.contains(&line) || line.starts_with("keepalive ")
+                };
+                text.lines()
+                    .filter(|line| !is_default(line))
+                    .map(str::to_owned)
+                    .collect()
+            };
+            assert_eq!(rest(text), rest(newer), "{name}: {file}");
+            if file.ends_with("/upstreams.conf") {
+                assert!(kept(newer) <= kept(text), "{name}: {file}");
+                fewer += kept(text) - kept(newer);
+            }
+        }
+        let proxy = "synapse/proxy.conf";
+        assert!(
+            old.get(proxy)
+                .is_none_or(|text| DEFAULTS.iter().all(|line| text.contains(line))),
+            "{name}"
+        );
+        // Every request may go to the main process, from many locations: they share its connections.
+        let main = &new
+            .iter()
+            .find(|(file, _)| file.ends_with("/upstreams.conf"))
+            .unwrap()
+            .1;
+        let mut groups = main.split("upstream ");
+        let group = groups
+            .find(|group| {
+                group
+                    .lines()
+                    .next()
+                    .is_some_and(|line| line.ends_with("_main {"))
+            })
+            .unwrap();
+        assert!(group.contains("keepalive "), "{name}: {group}");
+    }
+    assert!(fewer > 0, "some group has nginx's default");
+}
+
 #[test]
 fn every_deployment_renders_to_its_golden_files() {
     let names = deployments();
