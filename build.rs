@@ -11,6 +11,7 @@ use std::path::PathBuf;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/ngx/compat.h");
+    println!("cargo::rerun-if-changed=src/ngx/angie.h");
     features();
     request_bitfields();
     built_for();
@@ -38,20 +39,45 @@ fn built_for() {
 
 /// The version of Angie whose headers these are; `None` for every other server.
 fn angie() -> Option<String> {
-    println!("cargo::rustc-check-cfg=cfg(angie)");
-    let include = dep("INCLUDE")?;
-    let header = env::split_paths(&include)
-        .map(|path| path.join("angie.h"))
-        .find(|header| header.is_file())?;
-    let text = std::fs::read_to_string(header).expect("angie.h can be read");
+    let text = header("angie.h")?;
     let (_, rest) = text.split_once("#define ANGIE_VERSION")?;
     rest.split('"').nth(1).map(str::to_owned)
 }
 
-/// `cfg(angie)`, and `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.
+/// What one of nginx's headers says; `None` if it has none of that name.
+fn header(name: &str) -> Option<String> {
+    let include = dep("INCLUDE")?;
+    let found = env::split_paths(&include)
+        .map(|path| path.join(name))
+        .find(|header| header.is_file())?;
+    Some(std::fs::read_to_string(found).expect("a header can be read"))
+}
+
+/// What no feature of nginx's tells, by the names of `cfg`, and whether it is so.
+pub(crate) fn traits() -> [(&'static str, bool); 3] {
+    let says = |name, words: &str| header(name).is_some_and(|text| text.contains(words));
+    [
+        ("angie", angie().is_some()),
+        // Angie since 1.12.0: ngx_log_error_core() takes the name of a source file.
+        (
+            "log_names_file",
+            says("ngx_log.h", "ngx_log_t *log, const char *filename"),
+        ),
+        // Angie since 1.9.0: a group's peer has a function that makes its connection.
+        (
+            "peer_connects",
+            says("ngx_event_connect.h", "ngx_event_connect_peer_pt"),
+        ),
+    ]
+}
+
+/// `cfg` for each of [`traits`], and `cfg(ngx_feature = "…")` for what nginx's `configure` switched on.
 pub(crate) fn features() {
-    if angie().is_some() {
-        println!("cargo::rustc-cfg=angie");
+    for (name, is_so) in traits() {
+        println!("cargo::rustc-check-cfg=cfg({name})");
+        if is_so {
+            println!("cargo::rustc-cfg={name}");
+        }
     }
     let known = dep("FEATURES_CHECK").unwrap_or_else(|| "any()".to_owned());
     println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({known}))");

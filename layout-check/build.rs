@@ -64,12 +64,16 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 
 /// Every type once, without what this nginx was not configured with.
 fn types(used: &str) -> Vec<Type<'_>> {
-    let features = dep("FEATURES");
+    let (features, traits) = (dep("FEATURES"), module::traits());
     let mut types: Vec<Type> = Vec::new();
     for line in lines(used) {
         let (name, rest) = line.split_once(": ").expect("TYPE: FIELD...");
         let (name, feature) = name.split_once('@').unwrap_or((name, ""));
-        if !feature.is_empty() && !features.split(',').any(|has| has.trim() == feature) {
+        let is_known = |feature: &str| {
+            traits.contains(&(feature, true))
+                || features.split(',').any(|has| has.trim() == feature)
+        };
+        if !feature.is_empty() && !is_known(feature) {
             continue;
         }
         let (fields, bits) = rest.split_once('|').unwrap_or((rest, ""));

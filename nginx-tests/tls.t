@@ -61,8 +61,7 @@ commonName = supplied
 }
 
 my %port = (good => free_port(1), wrong => free_port(2), expired => free_port(3), self => free_port(4), chain => free_port(5));
-# From 1.29.7 on, groups keep connections unless told otherwise.
-my $unkept = nginx_says() =~ m{nginx/1\.(\d+)\.(\d+)} && ($1 > 29 || $1 == 29 && $2 >= 7) ? 'keepalive 0;' : '';
+my $unkept = keeps_by_default() ? 'keepalive 0;' : '';
 my $homeservers = join '', map { <<"." } sort keys %port;
     server {
         listen 127.0.0.1:$port{$_} ssl;

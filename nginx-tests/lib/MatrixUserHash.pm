@@ -36,7 +36,8 @@ use MIME::Base64 qw(encode_base64);
 use MatrixUserHash::Http qw(request);
 
 our @EXPORT = qw(token hash_of whoami_log whoami_stats whoami_set whoami_reset
-                 free_port whoami_port common_http common_server switch_off expand nginx_says is_musl);
+                 free_port whoami_port common_http common_server switch_off expand nginx_says is_musl
+                 nginx_is_from keeps_by_default);
 
 our ($Base, $Root, $Mock);
 
@@ -140,6 +141,17 @@ sub is_musl {
     local $/;
     return <$in> =~ m{/ld-musl-};
 }
+
+# Whether it is that version of nginx or a newer one: nginx_is_from(1, 29, 7). Angie has a line for the nginx that it is based
+# on, and freenginx says freenginx/1.27.2.
+sub nginx_is_from {
+    my @wanted = @_;
+    my @has = nginx_says() =~ m{nginx/(\d+)\.(\d+)\.(\d+)} or die 'no version';
+    return sprintf('%03d%03d%03d', @has) ge sprintf('%03d%03d%03d', @wanted);
+}
+
+# Whether groups keep connections unless told otherwise: nginx since 1.29.7, and not Angie.
+sub keeps_by_default { return nginx_is_from(1, 29, 7) && nginx_says() !~ /^Angie/ }
 
 # Four sync workers that say who they are and what they were told, the group over them, and log formats.
 sub common_http {

@@ -11,7 +11,7 @@
 //!
 //! To do that, we stand between the upstream and the balancer of the group: each set of directives gets a [`Shell`], a copy
 //! of the group's structure with an `init` of ours, which lets the group's own set the peer up and then takes the places of
-//! its `get` and `free`.
+//! its `get` and `free`, and in Angie of its `connect`.
 
 use core::cell::RefCell;
 use core::ffi::c_void;
@@ -49,6 +49,10 @@ type Get = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void) 
 /// `ngx_event_free_peer_pt`.
 type Free = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void, ngx_uint_t)>;
 
+/// `ngx_event_connect_peer_pt`, of Angie.
+#[cfg(peer_connects)]
+type Connect = Get;
+
 /// A group's structure with our `init`, the group, and what this worker's lookups keep beside it.
 #[repr(C)]
 pub(crate) struct Shell {
@@ -68,6 +72,8 @@ pub(crate) struct Shell {
 pub(crate) struct Peer {
     shell: *const Shell,
     get: Get,
+    #[cfg(peer_connects)]
+    connect: Connect,
     free: Free,
 }
 
@@ -76,6 +82,8 @@ impl Peer {
     pub(crate) const NONE: Self = Self {
         shell: ptr::null(),
         get: None,
+        #[cfg(peer_connects)]
+        connect: None,
         free: None,
     };
 }
@@ -209,8 +217,14 @@ unsafe extern "C" fn init(
             lookup.peer.set(Peer {
                 shell,
                 get: peer.get.replace(self::get),
+                #[cfg(peer_connects)]
+                connect: peer.connect,
                 free: peer.free.replace(self::free),
             });
+            #[cfg(peer_connects)]
+            if peer.connect.is_some() {
+                peer.connect = Some(connect);
+            }
             #[cfg(ngx_feature = "http_ssl")]
             {
                 peer.set_session = Some(set_session);
@@ -249,6 +263,30 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, data: *mut c_void) ->
                 None if shell.kept.take(chosen, &server) => return DONE,
                 None => return OK,
             }
+        }
+    })
+}
+
+/// Makes a connection to the server that [`get`] chose. Angie's keepalive module looks for one in the group's list here, and
+/// not while a server is chosen.
+#[cfg(peer_connects)]
+unsafe extern "C" fn connect(peer: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+    guard::guard(Status::NGX_ERROR.0, || {
+        // SAFETY: the peer is that of a live lookup, set up by `init`.
+        let (lookup, shell) = unsafe { lookup_of(peer) };
+        let Some(connect) = lookup.peer.get().connect else {
+            return Status::NGX_ERROR.0;
+        };
+        loop {
+            // SAFETY: the group's own function, with its own data.
+            let body = || unsafe { connect(peer, data) };
+            let got = shell.kept.with_group_list_hidden(body);
+            // SAFETY: the group's function has returned, so nothing else refers to the peer.
+            let connected = unsafe { &mut *peer };
+            if got != OK || connected.cached() == 0 {
+                return got;
+            }
+            kept::refuse(connected);
         }
     })
 }

@@ -11,9 +11,9 @@
 use core::ffi::CStr;
 use core::fmt;
 
-use nginx_sys::{ngx_core_module, ngx_cycle, ngx_uint_t};
+use nginx_sys::{NGX_LOG_ALERT, ngx_core_module, ngx_cycle, ngx_uint_t};
 
-use crate::ngx::compat::ANGIE_SIGN;
+use crate::ngx::compat::{ANGIE_SIGN, LogForm};
 use crate::ngx::{library, log};
 use crate::ngx_http_matrix_user_hash_module;
 
@@ -52,34 +52,45 @@ extern "C" fn check() {
     // No guard: its log line reads nothing that this does not read. A panic could only come out of formatting.
     // SAFETY: `ngx_core_module` is a static of every nginx; nothing changes its version and signature. Ours is not
     // written to while the library is being opened.
-    let (theirs, ours, server) = unsafe {
+    let (theirs, ours, sign) = unsafe {
         let ours = &raw const ngx_http_matrix_user_hash_module;
         let theirs = &raw const ngx_core_module;
         (
             ((*theirs).version, CStr::from_ptr((*theirs).signature)),
             ((*ours).version, CStr::from_ptr((*ours).signature)),
-            server((*theirs).spare1),
+            (*theirs).spare1,
         )
     };
     // SAFETY: nginx sets it before it reads the configuration, which is what opens the library.
     if theirs == ours || unsafe { ngx_cycle.is_null() || (*ngx_cycle).log.is_null() } {
         return;
     }
+    let (server, form) = (server(sign), LogForm::of(sign, theirs.0));
     if theirs.0 != ours.0 {
-        log::alert!(
-            log::cycle_log(),
-            "matrix_user_hash: this library was built for {BUILT_FOR} and cannot be used by {server} {}",
-            Version(theirs.0)
+        say(
+            form,
+            format_args!(
+                "matrix_user_hash: this library was built for {BUILT_FOR} and cannot be used by {server} {}",
+                Version(theirs.0)
+            ),
         );
     } else {
-        log::alert!(
-            log::cycle_log(),
-            "matrix_user_hash: this library was built for {BUILT_FOR}, configured with other arguments than this {server} \
-             (signature {}, not {})",
-            ours.1.to_str().unwrap_or_default(),
-            theirs.1.to_str().unwrap_or_default()
+        say(
+            form,
+            format_args!(
+                "matrix_user_hash: this library was built for {BUILT_FOR}, configured with other arguments than this {server} \
+                 (signature {}, not {})",
+                ours.1.to_str().unwrap_or_default(),
+                theirs.1.to_str().unwrap_or_default()
+            ),
         );
     }
+}
+
+/// Logs to the server that opens the library, which may be another than it was built for.
+fn say(form: LogForm, line: fmt::Arguments<'_>) {
+    // SAFETY: the caller found a cycle with a log, and `form` is the server's.
+    unsafe { log::write(form, NGX_LOG_ALERT as ngx_uint_t, log::cycle_log(), line) }
 }
 
 /// The name of the server whose own modules have that sign.

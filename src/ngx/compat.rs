@@ -5,8 +5,11 @@
 //! makes with bindgen 0.73. `scripts/check-layout` compares both, and every other structure of which we touch a
 //! bitfield, with what the C compiler says.
 
+use core::ffi::{c_char, c_void};
+
 use nginx_sys::{
-    ngx_http_request_t, ngx_http_variable_value_t, ngx_msec_t, ngx_queue_t, ngx_uint_t,
+    ngx_err_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_log_t, ngx_msec_t, ngx_queue_t,
+    ngx_uint_t,
 };
 
 // The generated code is bindgen's, not ours: our lints do not judge it. `layout-check` compares it with the C compiler.
@@ -21,7 +24,7 @@ pub(crate) mod bound {
 }
 
 /// What a module has in the place of `spare1`. Angie loads no module without its sign there (`ngx_add_module`), and names
-/// that field `angie_sign`; `scripts/build` has it bound as `spare1`.
+/// that field `angie_sign`; `angie.h` has it bound as `spare1`.
 #[cfg(angie)]
 pub(crate) const MODULE_SIGN: ngx_uint_t = ANGIE_SIGN;
 /// What a module has in `spare1`.
@@ -59,6 +62,76 @@ pub(crate) struct GroupKeepalive {
     pub timeout: ngx_msec_t,
     /// The head of the list of connections.
     pub cache: ngx_queue_t,
+}
+
+/// How `ngx_log_error_core` of a server is called.
+#[derive(Clone, Copy)]
+pub(crate) enum LogForm {
+    /// As nginx declares it.
+    Nginx,
+    /// As Angie does since 1.12.0: behind the log comes the name of a source file.
+    NamesFile,
+}
+
+impl LogForm {
+    /// That of the server that the module is built for, as its header declares it.
+    pub(crate) const OURS: Self = if cfg!(log_names_file) {
+        Self::NamesFile
+    } else {
+        Self::Nginx
+    };
+
+    /// That of the server whose own modules have this sign and version.
+    pub(crate) const fn of(sign: ngx_uint_t, version: ngx_uint_t) -> Self {
+        if sign == ANGIE_SIGN && version >= 1_012_000 {
+            Self::NamesFile
+        } else {
+            Self::Nginx
+        }
+    }
+}
+
+unsafe extern "C" {
+    /// Only its address is taken: it has two forms.
+    fn ngx_log_error_core();
+}
+
+/// Writes a line to a log of a server that is called in that form.
+///
+/// # Safety
+///
+/// The log is live, and the form is the server's.
+pub(crate) unsafe fn log_line(form: LogForm, level: ngx_uint_t, log: *mut ngx_log_t, line: &[u8]) {
+    type Nginx = unsafe extern "C" fn(ngx_uint_t, *mut ngx_log_t, ngx_err_t, *const c_char, ...);
+    type NamesFile = unsafe extern "C" fn(
+        ngx_uint_t,
+        *mut ngx_log_t,
+        *const c_char,
+        ngx_err_t,
+        *const c_char,
+        ...
+    );
+    let (function, format) = (ngx_log_error_core as *const c_void, c"%*s".as_ptr());
+    let (len, data) = (line.len(), line.as_ptr());
+    match form {
+        LogForm::Nginx => {
+            // SAFETY: this is what it is in a server of that form; "%*s" takes a length and that many bytes.
+            unsafe {
+                core::mem::transmute::<*const c_void, Nginx>(function)(
+                    level, log, 0, format, len, data,
+                )
+            }
+        }
+        LogForm::NamesFile => {
+            let file = c"matrix_user_hash".as_ptr();
+            // SAFETY: as above.
+            unsafe {
+                core::mem::transmute::<*const c_void, NamesFile>(function)(
+                    level, log, file, 0, format, len, data,
+                )
+            }
+        }
+    }
 }
 
 /// Marks a request as logged already, so that `ngx_http_free_request` writes no access log line for it.
