@@ -39,5 +39,5 @@ fn count_in_its_zone(request: Request) -> Option<()> {
     // SAFETY: the value is of the configuration that the request is served by.
     let counter = Counter::of_limit(unsafe { request.evaluate(value) }?)?;
     let zone = target.zone()?;
-    zone.with_local(|local| local.engine.count(counter))
+    zone.with_process(|process| process.engine.count(counter))
 }

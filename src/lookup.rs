@@ -237,7 +237,7 @@ impl Lookup {
     /// are left out.
     fn is_failing(&self) -> bool {
         let zone = self.location.zone;
-        zone.with_local(|local| local.engine.is_failing(now()))
+        zone.with_process(|process| process.engine.is_failing(now()))
             .unwrap_or(false)
     }
 
@@ -310,7 +310,7 @@ impl Lookup {
             return;
         };
         let zone = self.location.zone;
-        let due = zone.with_local(|local| local.engine.is_due(LogLine::Failure(kind), now()));
+        let due = zone.with_process(|process| process.engine.is_due(LogLine::Failure(kind), now()));
         if due == Some(true) {
             log::error!(
                 log::cycle_log(),

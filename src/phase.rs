@@ -63,9 +63,9 @@ fn after_panic(request: Request) -> ngx_int_t {
         let Some(location) = Location::of(request) else {
             return;
         };
-        let fallback = location.zone.with_local(|local| {
-            local.engine.count(Counter::Panics);
-            local.engine.fall_back(parts(request))
+        let fallback = location.zone.with_process(|process| {
+            process.engine.count(Counter::Panics);
+            process.engine.fall_back(parts(request))
         });
         let resolution = fallback.flatten().unwrap_or(Resolution::ANONYMOUS);
         variables::write(request, indexes(request), &resolution, None);
@@ -93,7 +93,7 @@ fn run(request: Request) -> Option<ngx_int_t> {
         let terms = location.conf.terms();
         let step = location
             .zone
-            .with_local(|local| local.engine.arrive(parts(request), &terms, now()))?;
+            .with_process(|process| process.engine.arrive(parts(request), &terms, now()))?;
         (location, step)
     };
     let resolution = match step {
@@ -121,9 +121,9 @@ fn run(request: Request) -> Option<ngx_int_t> {
 /// A request for which there is no memory to wait in goes on.
 #[cold]
 fn fall_back(request: Request, location: &Location) -> Option<Resolution> {
-    location.zone.with_local(|local| {
-        let resolution = local.engine.fall_back(parts(request))?;
-        local.engine.count(resolution.status.counter());
+    location.zone.with_process(|process| {
+        let resolution = process.engine.fall_back(parts(request))?;
+        process.engine.count(resolution.status.counter());
         Some(resolution)
     })?
 }
@@ -147,9 +147,11 @@ fn resume(request: Request, mut waiter: NonNull<Waiter>) -> Option<(Location, St
     fault::at(Place::Settle, request.user_agent());
     let (question, outcome) = (waiter.question, waiter.outcome.take()?);
     let terms = location.conf.terms();
-    let step = location.zone.with_local(|local| {
+    let step = location.zone.with_process(|process| {
         let parts = parts(request);
-        local.engine.resume(parts, &terms, question, outcome, now())
+        process
+            .engine
+            .resume(parts, &terms, question, outcome, now())
     })??;
     Some((location, step))
 }

@@ -162,7 +162,9 @@ fn complain(zone: &str, path: &Path, error: &io::Error) {
     let due = zones()
         .iter()
         .find(|shared| shared.name == zone)
-        .and_then(|shared| shared.with_local(|local| local.engine.is_due(LogLine::State, now())))
+        .and_then(|shared| {
+            shared.with_process(|process| process.engine.is_due(LogLine::State, now()))
+        })
         .unwrap_or(true);
     if due {
         log::warning!(

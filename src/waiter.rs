@@ -11,11 +11,11 @@ use matrix_user_hash_core::engine::{Ask, Client, Outcome, Question, WaitsFor};
 use matrix_user_hash_core::time::Millis;
 use nginx_sys::ngx_http_cleanup_t;
 
-use crate::local::Handle;
 use crate::location::Location;
 use crate::ngx::event::{Callback, Timer};
 use crate::ngx::memory;
 use crate::ngx::request::{Place, Request};
+use crate::process_state::Handle;
 use crate::zone::now;
 
 /// What is called for a waiting request, with its waiter.
@@ -166,7 +166,7 @@ impl Waiter {
     pub(crate) fn leave(&mut self) -> Option<WaitsFor> {
         let (key, handle, slot) = (*self.question.key(), self.handle(), self.slot.take()?);
         let zone = self.location.zone;
-        zone.with_local(|local| local.engine.leave(&key, slot, handle, now()))?
+        zone.with_process(|process| process.engine.leave(&key, slot, handle, now()))?
     }
 
     /// Its time is up.
@@ -175,7 +175,7 @@ impl Waiter {
         let limit = self.location.conf.terms().max_lookups;
         if let Some(slot) = self.slot.take() {
             let zone = self.location.zone;
-            zone.with_local(|local| local.engine.give_up(&key, slot, handle, limit, now()));
+            zone.with_process(|process| process.engine.give_up(&key, slot, handle, limit, now()));
         }
         self.outcome = Some(Outcome::TIME_IS_UP);
     }

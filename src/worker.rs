@@ -11,12 +11,12 @@ use matrix_user_hash_core::engine::{
 use matrix_user_hash_core::metrics::Counter;
 use matrix_user_hash_core::whoami::{FailureKind, LookupError};
 
-use crate::local::Handle;
 use crate::location::Location;
 use crate::lookup::{self, Unsent};
 use crate::ngx::event::WakeReason;
 use crate::ngx::request::Request;
 use crate::ngx::{guard, log};
+use crate::process_state::Handle;
 use crate::waiter::{Callbacks, Waiter};
 use crate::zone::{SharedZone, now};
 
@@ -38,11 +38,11 @@ pub(crate) fn ask(request: Request, location: &Location, question: Question) -> 
         return true;
     }
     let (ask, zone) = (waiter.ask(), location.zone);
-    let joined = zone.with_local(|local| {
+    let joined = zone.with_process(|process| {
         let subject = core::ptr::from_ref(zone).cast_mut().cast();
         // SAFETY: the zone lives as long as the cycle, and its timer no longer; `polled` guards itself.
-        let can_poll = unsafe { local.make_poll(polled, subject) };
-        can_poll.then(|| local.engine.join(&ask, now()).ok())?
+        let can_poll = unsafe { process.make_poll(polled, subject) };
+        can_poll.then(|| process.engine.join(&ask, now()).ok())?
     });
     match joined.flatten() {
         None => {
@@ -100,7 +100,7 @@ pub(crate) fn refresh(request: Request, location: &Location, question: Question)
     let (terms, client) = (location.conf.terms(), Client::of_address(request.address()));
     let job = location
         .zone
-        .with_local(|local| local.engine.refresh(question, &terms, client, now()));
+        .with_process(|process| process.engine.refresh(question, &terms, client, now()));
     if let Some(Some(job)) = job {
         send(request, location, job);
     }
@@ -109,12 +109,12 @@ pub(crate) fn refresh(request: Request, location: &Location, question: Question)
 
 /// Carries out all that is to be done.
 fn carry_out(zone: &'static SharedZone) {
-    while let Some(Some(command)) = zone.with_local(|local| local.engine.next_command()) {
+    while let Some(Some(command)) = zone.with_process(|process| process.engine.next_command()) {
         match command {
             Command::Send(job, waiter) => send_for(zone, job, waiter),
             Command::Wake(waiter, outcome) => wake(waiter, outcome),
             Command::PollIn(milliseconds) => {
-                zone.with_local(|local| local.poll_in(milliseconds));
+                zone.with_process(|process| process.poll_in(milliseconds));
             }
             Command::Log(event) => say(zone, event),
         }
@@ -133,7 +133,7 @@ fn send_for(zone: &'static SharedZone, job: Job, handle: Handle) {
     if !waiter.is_parked() {
         // It was sent elsewhere (`post_action`), where it may have other arguments.
         let slot = waiter.slot.take();
-        zone.with_local(|local| local.engine.give_back(job, slot, handle, now()));
+        zone.with_process(|process| process.engine.give_back(job, slot, handle, now()));
         return;
     }
     match lookup::send(waiter.request, &waiter.location, job, done) {
@@ -141,7 +141,7 @@ fn send_for(zone: &'static SharedZone, job: Job, handle: Handle) {
         Err(Unsent::NoMemory(job)) => not_sent(&waiter.location, job),
         Err(Unsent::Changed(job)) => {
             let slot = waiter.slot.take();
-            zone.with_local(|local| local.engine.reject(job, slot, handle, now()));
+            zone.with_process(|process| process.engine.reject(job, slot, handle, now()));
         }
     }
 }
@@ -168,7 +168,7 @@ fn not_sent(location: &Location, job: Job) {
 /// A lookup of ours has ended.
 fn done(location: &Location, job: Job, ended: &Ended) {
     let zone = location.zone;
-    zone.with_local(|local| local.engine.done(job, ended, now()));
+    zone.with_process(|process| process.engine.done(job, ended, now()));
     carry_out(zone);
 }
 
@@ -177,7 +177,7 @@ unsafe fn polled(subject: *mut c_void, _why: WakeReason) {
     guard::guard((), || {
         // SAFETY: the zone lives as long as the cycle, and its timer no longer.
         let zone: &'static SharedZone = unsafe { &*subject.cast::<SharedZone>() };
-        zone.with_local(|local| local.engine.poll(now()));
+        zone.with_process(|process| process.engine.poll(now()));
         carry_out(zone);
     });
 }
@@ -219,7 +219,7 @@ unsafe extern "C" fn abandoned(data: *mut c_void) {
         };
         // SAFETY: `discard` would have taken this handler back, so the waiter lives; nginx frees the request next.
         let zone = unsafe { waiter.as_ref() }.location.zone;
-        zone.with_local(|local| local.engine.count(Counter::Abandoned));
+        zone.with_process(|process| process.engine.count(Counter::Abandoned));
         // SAFETY: as above; nothing but its flight and its request refers to it.
         unsafe { Waiter::free(waiter) };
         carry_out(zone);

@@ -22,13 +22,13 @@ use ngx::core::Status;
 use ngx::http::HttpModule;
 
 use crate::Module;
-use crate::local::Local;
 use crate::ngx::clock;
 use crate::ngx::conf::Invalid;
 use crate::ngx::guard;
 use crate::ngx::log;
 use crate::ngx::pool;
 use crate::ngx::shared::{self, Memory};
+use crate::process_state::ProcessState;
 
 pub(crate) mod handover;
 
@@ -78,7 +78,7 @@ pub struct SharedZone {
     pub state: Option<PathBuf>,
     life: Cell<Life>,
     /// What this worker process keeps beside the shared memory.
-    local: RefCell<Option<Local>>,
+    process: RefCell<Option<ProcessState>>,
 }
 
 /// The moment that nginx's event loop has read for this turn.
@@ -105,7 +105,7 @@ impl SharedZone {
             inactive: settings.inactive,
             state: settings.state,
             life: Cell::new(Life::Configured),
-            local: RefCell::new(None),
+            process: RefCell::new(None),
         };
         // SAFETY: the zone and its name live in the cycle's pool, as long as nginx's own structure.
         unsafe {
@@ -135,12 +135,12 @@ impl SharedZone {
 
     /// Runs `body` with what this worker process keeps beside the zone. `None` if the zone is not ready, or `body` is called
     /// from within `body`.
-    pub fn with_local<T>(&'static self, body: impl FnOnce(&mut Local) -> T) -> Option<T> {
-        let mut local = self.local.try_borrow_mut().ok()?;
-        if local.is_none() {
-            *local = Some(Local::new(self.ready()?, self.inactive));
+    pub fn with_process<T>(&'static self, body: impl FnOnce(&mut ProcessState) -> T) -> Option<T> {
+        let mut process = self.process.try_borrow_mut().ok()?;
+        if process.is_none() {
+            *process = Some(ProcessState::new(self.ready()?, self.inactive));
         }
-        local.as_mut().map(body)
+        process.as_mut().map(body)
     }
 
     /// Gives the zone its memory.

@@ -1,4 +1,4 @@
-//! The question to the homeserver: whose token is this?
+//! The question to the homeserver, which asks who owns a token.
 //!
 //! [`request`] writes `GET /_matrix/client/v3/account/whoami`, [`response`] frames what comes back, and [`answer`]
 //! says what it means. It runs once per lookup, in place of nginx's proxy module: the border gives the bytes to

@@ -54,7 +54,7 @@ impl<'m> Breaker<'m> {
         Self { word }
     }
 
-    /// May a lookup be sent `now`, that will be over by `deadline`?
+    /// Says whether a lookup may be sent `now` that will be over by `deadline`.
     pub fn admit(&self, now: Millis, deadline: Millis) -> Admit {
         let seen = State::from_bits(self.word.load(Ordering::Relaxed));
         if seen.state == CLOSED {

@@ -15,14 +15,14 @@ use crate::ngx::process;
 pub(crate) type Handle = NonNull<c_void>;
 
 /// What one worker process keeps beside a zone.
-pub struct Local {
+pub struct ProcessState {
     /// What it decides.
     pub engine: Engine<'static, Handle, fn(u32) -> bool>,
     /// The timer of its poll, from the first request on that waits.
     poll: Option<Timer>,
 }
 
-impl Local {
+impl ProcessState {
     /// For the worker process that first uses the zone.
     pub fn new(zone: Zone<'static>, inactive: Seconds) -> Self {
         let (number, pid) = process::this();
