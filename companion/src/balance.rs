@@ -9,6 +9,7 @@ mod text;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt::{Display, Formatter};
 
 use serde::Serialize;
 
@@ -131,6 +132,52 @@ pub(crate) struct Group {
     pub evenness: Option<Evenness>,
     /// Users who reached more than one of them.
     pub moved: Moved,
+    /// What a canary and pins had of its requests.
+    pub chosen: Vec<Chosen>,
+}
+
+/// What a canary or a pin had.
+#[derive(Debug, Serialize)]
+pub(crate) struct Chosen {
+    /// Its upstream.
+    pub upstream: String,
+    /// Requests.
+    pub requests: u64,
+    /// Answers of 500 and more.
+    pub errors: u64,
+    /// How long clients waited on average, in seconds.
+    pub mean: f64,
+}
+
+impl Chosen {
+    /// Those of a group, by name.
+    fn of(tally: &Tally, group: usize) -> Vec<Self> {
+        let own = tally.chosen.iter();
+        let own = own.filter(|chosen| usize::from(chosen.group) == group);
+        let mut all: Vec<Self> = own
+            .map(|chosen| Self {
+                upstream: chosen.upstream.clone(),
+                requests: chosen.counts.requests,
+                errors: chosen.counts.errors,
+                mean: chosen.counts.ms as f64 / 1_000.0 / chosen.counts.requests as f64,
+            })
+            .collect();
+        all.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+        all
+    }
+}
+
+impl Display for Chosen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {} requests, {} with errors, {:.3} s on average",
+            self.upstream,
+            text::number(self.requests),
+            text::number(self.errors),
+            self.mean
+        )
+    }
 }
 
 /// A worker in its group.
@@ -340,6 +387,7 @@ fn groups(tally: &Tally, top: usize) -> Vec<Group> {
                 evenness: evenness(tally, index, &mut weights[index]),
                 workers,
                 moved,
+                chosen: Chosen::of(tally, index),
             }
         })
         .collect()

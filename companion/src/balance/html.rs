@@ -66,6 +66,9 @@ impl Report {
             ]
         };
         page.table(&columns, &group.workers.iter().map(row).collect::<Vec<_>>());
+        for chosen in &group.chosen {
+            page.paragraph(&format!("{chosen}."));
+        }
         let moved = &group.moved;
         if moved.users > 0 {
             page.paragraph(&format!(

@@ -120,6 +120,9 @@ impl Report {
                 .iter()
                 .try_for_each(|(name, load)| even(f, name, load))?;
         }
+        for chosen in &group.chosen {
+            writeln!(f, "  {chosen}")?;
+        }
         self.moved(f, group)?;
         group
             .workers

@@ -24,6 +24,8 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
 
 /// Workers that are told apart, each in its group. A deployment has some dozens; a log that somebody made has no end.
 const PLACES: usize = 4_096;
+/// Upstreams of canaries and pins that are told apart.
+const CHOSEN: usize = 256;
 /// Bytes of a worker's or group's name that are kept.
 const NAME: usize = 200;
 /// Counters of the heavy-hitter sketch: one for each 16 users of the exact table, within these bounds.
@@ -187,6 +189,17 @@ impl Group {
     }
 }
 
+/// An upstream that a canary or pins have, beside the ring of their group.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// The index of its group.
+    pub group: u16,
+    /// Its name.
+    pub upstream: String,
+    /// Its requests, whichever worker answered them. The milliseconds are those that clients waited.
+    pub counts: Counts,
+}
+
 /// A user in a group.
 #[derive(Debug)]
 pub(crate) struct Person {
@@ -257,6 +270,8 @@ pub(crate) struct Tally {
     pub groups: Vec<Group>,
     /// Workers, by index.
     pub places: Vec<Place>,
+    /// Upstreams of canaries and pins.
+    pub chosen: Vec<Chosen>,
     /// When the first interval of the timelines begins.
     pub timeline_start: Option<i64>,
     /// How long each interval is, in seconds.
@@ -285,6 +300,7 @@ impl Tally {
             failovers: 0,
             groups: Vec::new(),
             places: Vec::new(),
+            chosen: Vec::new(),
             timeline_start: None,
             timeline_step: 60,
             group_names: Map::default(),
@@ -347,6 +363,10 @@ impl Tally {
         if served.timed {
             figures.times.add(served.request_ms);
         }
+        if line.way() == Way::Chosen {
+            self.by_choice(line, group, all);
+        }
+        let figures = &mut self.groups[usize::from(group)];
         if served.place == NONE {
             figures.unserved += 1;
             return true;
@@ -436,6 +456,23 @@ impl Tally {
             place.timeline.resize(interval + 1, 0);
         }
         place.timeline[interval] += 1;
+    }
+
+    fn by_choice(&mut self, line: &Line<'_>, group: u16, counts: Counts) {
+        let name = shown(&line.upstream[..line.upstream.len().min(NAME)]);
+        let known = self
+            .chosen
+            .iter()
+            .position(|chosen| chosen.group == group && chosen.upstream == name);
+        if let Some(index) = known {
+            self.chosen[index].counts.add(counts);
+        } else if self.chosen.len() < CHOSEN {
+            self.chosen.push(Chosen {
+                group,
+                upstream: name,
+                counts,
+            });
+        }
     }
 
     fn of_user(&mut self, user: u64, group: u16, served: &Served, counts: Counts) {
@@ -851,8 +888,13 @@ mod tests {
             ("s_sync_before_canary", "canary:1"),
             ("s_sync_pin_2", "ring:1"),
         ] {
+            let status = if upstream == "s_sync_canary" {
+                500
+            } else {
+                200
+            };
             let line = format!(
-                "::1 [2026-11-25T17:20:00+00:00] \"GET /sync\" 200 7 time=0.5 group=s_sync upstream={upstream} worker={worker} \
+                "::1 [2026-11-25T17:20:00+00:00] \"GET /sync\" {status} 7 time=0.500 group=s_sync upstream={upstream} worker={worker} \
                 user_hash=86f01aef21b1acd3 user_hash_status=HIT"
             );
             assert!(tally.add(Some(line.as_bytes())).is_some());
@@ -864,6 +906,21 @@ mod tests {
                 ("ring:1".to_owned(), true, true),
                 ("leaves:1".to_owned(), false, true),
                 ("canary:1".to_owned(), false, false)
+            ]
+        );
+        let chosen = |chosen: &Chosen| (chosen.upstream.clone(), chosen.counts);
+        let once = |errors| Counts {
+            requests: 1,
+            ms: 500,
+            bytes: 7,
+            errors,
+        };
+        assert_eq!(
+            tally.chosen.iter().map(chosen).collect::<Vec<_>>(),
+            [
+                ("s_sync_canary".to_owned(), once(1)),
+                ("s_sync_before_canary".to_owned(), once(0)),
+                ("s_sync_pin_2".to_owned(), once(0))
             ]
         );
     }

@@ -47,6 +47,12 @@ impl Report {
             number(check.as_predicted),
             number(check.requests)
         ));
+        if check.sent > 0 {
+            page.paragraph(&format!(
+                "{} more were sent by a canary, a pin or a shift; below, all users are on the ring.",
+                number(check.sent)
+            ));
+        }
         page.bars("Share of the requests", &shares(&self.today, &self.wanted))?;
         side(&mut page, "Today", &self.today);
         side(&mut page, "Then", &self.wanted);

@@ -1,8 +1,10 @@
 """Users on the move, in a real nginx: `rollout` and `route` say beforehand who will be where, and nginx does it."""
 
+import collections
 import datetime
 import hashlib
 import json
+import re
 import threading
 import time
 
@@ -136,7 +138,8 @@ def check_a_canary_and_a_pin_have_their_users():
     """the users of the canary and a pinned one are where `route` has them, with all their devices; the log says why"""
     pinned = user_hash(7)
     text = deployment("sync1", "sync2", "sync3") + (
-        '[canary]\nworker = "sync3"\npercent = 25\n' f'[[pin]]\nuser = "{pinned}"\nworker = "sync2"\n')
+        '[canary]\nworker = "sync3"\npercent = 25\n' f'[[pin]]\nuser = "{pinned}"\nworker = "sync2"\n'
+        '[status]\nlisten = "127.0.0.1:20003"\n')
     bench = bed.Workers()
     for name in ("main", "sync1", "sync2", "sync3"):
         bench.start(name, port=PORTS[name])
@@ -157,6 +160,13 @@ def check_a_canary_and_a_pin_have_their_users():
             bench.stop("sync3")
             assert {client.ask("GET", SYNC, token(n)).worker for n in canary} == {"sync1"}
             log = nginx.log()
+            figures = bed.Client(20003).ask("GET", "/metrics").text.decode()
+            assert re.search(r'^matrix_user_hash_shift_moved_ratio\{variable="synapse_sync_share"\} 0\.25', figures, re.M), figures
+            shown, _ = bed.companion("balance", "--json", nginx.directory / "access.log")
+            group = next(group for group in json.loads(shown)["groups"] if group["group"] == "synapse_sync")
+            told = {chosen["upstream"]: chosen["requests"] for chosen in group["chosen"]}
+            logged = re.findall(r" upstream=(synapse_sync_(?:canary|pin_\d+)) ", log)
+            assert told == collections.Counter(logged) and len(told) == 2, (told, logged)
             for upstream, n in (("synapse_sync_canary", canary[0]), ("synapse_sync_pin_1", 7)):
                 assert any(f"upstream={upstream} " in line and user_hash(n) in line for line in log.splitlines()), upstream
     finally:
