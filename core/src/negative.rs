@@ -5,16 +5,15 @@
 //! and the shared table holds good answers only. How often a token was refused stays known when the time of the last
 //! refusal is over, so that it is asked about less and less often.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroUsize;
-
-use lru::LruCache;
 
 use crate::key::Key;
 use crate::time::Millis;
 use crate::whoami::{FailureKind, LookupError};
 
-/// How many tokens a worker remembers. That takes 672 kB when full, and at most 950 kB in a flood (`tests/memory.rs`).
+/// How many tokens a worker remembers. That takes 606 kB when full, and at most 885 kB in a flood (`tests/memory.rs`).
 pub const CAPACITY: usize = 8192;
 
 /// The first pause before a refused token is asked about again, in milliseconds; each refusal in a row doubles it.
@@ -33,10 +32,31 @@ struct Entry {
     given: u32,
 }
 
+/// A token in its place, linked to those that were asked for just before and after it.
+#[derive(Debug)]
+struct Node {
+    key: Key,
+    entry: Entry,
+    newer: u32,
+    older: u32,
+}
+
+/// No node.
+const NONE: u32 = u32::MAX;
+
 /// The tokens without a user. Those that were not asked for for the longest time go first.
+///
+/// What there is no memory for is not remembered: that costs a lookup, where the standard collections would end the process.
 #[derive(Debug)]
 pub struct NegativeCache {
-    entries: LruCache<Key, Entry, BuildHasherDefault<AlreadyRandom>>,
+    /// Where a token's node is, by a word of its key. Two keys with the same word take turns.
+    places: HashMap<u64, u32, BuildHasherDefault<AlreadyRandom>>,
+    nodes: Vec<Node>,
+    newest: u32,
+    oldest: u32,
+    /// Nodes of tokens that were forgotten, linked by `older`.
+    vacant: u32,
+    capacity: usize,
 }
 
 impl NegativeCache {
@@ -47,16 +67,22 @@ impl NegativeCache {
 
     /// With room for so many tokens.
     pub fn with_capacity(capacity: NonZeroUsize) -> Self {
-        // `LruCache::with_hasher` would take all its memory at once, used or not.
-        let mut entries = LruCache::unbounded_with_hasher(BuildHasherDefault::default());
-        entries.resize(capacity);
-        Self { entries }
+        Self {
+            places: HashMap::default(),
+            nodes: Vec::new(),
+            newest: NONE,
+            oldest: NONE,
+            vacant: NONE,
+            capacity: capacity.get().min(NONE as usize),
+        }
     }
 
     /// Why `key` has no user, if that still holds for a request that would wait `patience` milliseconds: that a lookup with
     /// less time took too long says nothing to it.
     pub fn get(&mut self, key: &Key, patience: u64, now: Millis) -> Option<LookupError> {
-        let entry = self.entries.get(key)?;
+        let index = self.find(key)?;
+        self.touch(index);
+        let entry = &self.nodes[index as usize].entry;
         let too_short = entry.error == LookupError::Failed(FailureKind::Timeout)
             && u64::from(entry.given) < patience;
         (now < entry.until && !too_short).then_some(entry.error)
@@ -65,7 +91,7 @@ impl NegativeCache {
     /// Remembers that the homeserver refused `key`: for [`FIRST_PAUSE`] at first, then for twice as long each time, up to
     /// `longest` milliseconds.
     pub fn refuse(&mut self, key: &Key, longest: u64, now: Millis) {
-        let before = self.entries.peek(key).map_or(0, |entry| entry.refusals);
+        let before = self.refusals(key);
         let pause = FIRST_PAUSE.saturating_mul(1 << before.min(32)).min(longest);
         self.put(
             key,
@@ -81,7 +107,7 @@ impl NegativeCache {
     /// Remembers for `lasts` milliseconds that a lookup with `given` milliseconds of time failed. A failure is no refusal,
     /// and leaves the count of those as it is.
     pub fn fail(&mut self, key: &Key, kind: FailureKind, given: u64, lasts: u64, now: Millis) {
-        let before = self.entries.peek(key).map_or(0, |entry| entry.refusals);
+        let before = self.refusals(key);
         self.put(
             key,
             Entry {
@@ -93,14 +119,110 @@ impl NegativeCache {
         );
     }
 
+    fn refusals(&self, key: &Key) -> u8 {
+        self.find(key)
+            .map_or(0, |index| self.nodes[index as usize].entry.refusals)
+    }
+
     fn put(&mut self, key: &Key, entry: Entry) {
-        self.entries.put(*key, entry);
+        let known = self.places.get(&word(key)).copied();
+        let Some(index) = known.or_else(|| self.take()) else {
+            return;
+        };
+        let node = &mut self.nodes[index as usize];
+        (node.key, node.entry) = (*key, entry);
+        self.places.insert(word(key), index);
+        self.touch(index);
+    }
+
+    /// A node for one more token, with room for its place. `None` without memory.
+    fn take(&mut self) -> Option<u32> {
+        self.places.try_reserve(1).ok()?;
+        if self.places.len() >= self.capacity {
+            let index = self.oldest;
+            self.places.remove(&word(&self.nodes[index as usize].key));
+            self.unlink(index);
+            self.link(index);
+            return Some(index);
+        }
+        let index = self.vacant;
+        if index != NONE {
+            self.vacant = self.nodes[index as usize].older;
+            self.link(index);
+            return Some(index);
+        }
+        self.nodes.try_reserve(1).ok()?;
+        let index = u32::try_from(self.nodes.len()).ok()?;
+        self.nodes.push(Node {
+            key: Key::from_words([0, 0]),
+            entry: Entry {
+                until: Millis::new(0),
+                error: LookupError::Refused,
+                refusals: 0,
+                given: 0,
+            },
+            newer: NONE,
+            older: NONE,
+        });
+        self.link(index);
+        Some(index)
+    }
+
+    /// Where the node of that very key is.
+    fn find(&self, key: &Key) -> Option<u32> {
+        let index = *self.places.get(&word(key))?;
+        (self.nodes[index as usize].key == *key).then_some(index)
+    }
+
+    /// Makes a node the newest.
+    fn touch(&mut self, index: u32) {
+        if index != self.newest {
+            self.unlink(index);
+            self.link(index);
+        }
+    }
+
+    /// Takes a node out of the order.
+    fn unlink(&mut self, index: u32) {
+        let Node { newer, older, .. } = self.nodes[index as usize];
+        match newer {
+            NONE => self.newest = older,
+            newer => self.nodes[newer as usize].older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.nodes[older as usize].newer = newer,
+        }
+    }
+
+    /// Puts a node that is in no order before all others.
+    fn link(&mut self, index: u32) {
+        let before = self.newest;
+        let node = &mut self.nodes[index as usize];
+        (node.newer, node.older) = (NONE, before);
+        match before {
+            NONE => self.oldest = index,
+            before => self.nodes[before as usize].newer = index,
+        }
+        self.newest = index;
     }
 
     /// Forgets `key`.
     pub fn remove(&mut self, key: &Key) {
-        self.entries.pop(key);
+        let Some(index) = self.find(key) else {
+            return;
+        };
+        self.places.remove(&word(key));
+        self.unlink(index);
+        self.nodes[index as usize].older = self.vacant;
+        self.vacant = index;
     }
+}
+
+/// The word by which a key is found. Both halves of a key are random, and count.
+fn word(key: &Key) -> u64 {
+    let [low, high] = key.words();
+    low ^ high.rotate_left(32)
 }
 
 impl Default for NegativeCache {
@@ -119,18 +241,13 @@ impl Hasher for AlreadyRandom {
     }
 
     fn write_u64(&mut self, word: u64) {
-        self.0 ^= word;
+        self.0 = word;
     }
 
-    /// The array's length comes through here, the same for every key.
-    fn write_usize(&mut self, _: usize) {}
-
-    /// Arrays of integers come as bytes.
+    /// Words come by [`Self::write_u64`], and there is nothing else.
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
         }
     }
 }
@@ -138,7 +255,9 @@ impl Hasher for AlreadyRandom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::hash::BuildHasher;
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
 
     fn key(n: u64) -> Key {
         Key::from_words([n.wrapping_mul(0x9e37_79b9_7f4a_7c15), !n])
@@ -208,15 +327,63 @@ mod tests {
                 assert!(cache.get(&key(0), 0, at(0)).is_some(), "{n}");
             }
         }
-        assert_eq!(cache.entries.len(), CAPACITY);
+        assert_eq!(cache.places.len(), CAPACITY);
+        assert_eq!(cache.nodes.len(), CAPACITY);
         assert_eq!(cache.get(&key(5), 0, at(0)), None);
     }
 
     #[test]
-    fn keys_are_spread_by_both_their_halves() {
-        let hash =
-            |words| BuildHasherDefault::<AlreadyRandom>::default().hash_one(Key::from_words(words));
-        assert_ne!(hash([1 << 60, 7]), hash([2 << 60, 7]));
-        assert_ne!(hash([7, 1 << 60]), hash([7, 2 << 60]));
+    fn keys_are_found_by_both_their_halves() {
+        let word = |words| word(&Key::from_words(words));
+        assert_ne!(word([1 << 60, 7]), word([2 << 60, 7]));
+        assert_ne!(word([7, 1 << 60]), word([7, 2 << 60]));
+    }
+
+    #[test]
+    fn two_keys_with_the_same_word_are_not_taken_for_each_other() {
+        let (one, other) = (Key::from_words([1, 0]), Key::from_words([0, 1 << 32]));
+        assert_eq!(word(&one), word(&other));
+        let mut cache = NegativeCache::new();
+        cache.refuse(&one, 30_000, at(0));
+        assert_eq!(cache.get(&other, 0, at(0)), None);
+        cache.remove(&other);
+        assert!(cache.get(&one, 0, at(0)).is_some());
+        cache.refuse(&other, 30_000, at(0));
+        assert_eq!(cache.get(&one, 0, at(0)), None);
+        assert_eq!((cache.places.len(), cache.nodes.len()), (1, 1));
+    }
+
+    proptest! {
+        /// Against a queue in which the newest is last.
+        #[test]
+        fn the_least_recently_used_goes_first(steps in prop::collection::vec((0_u8..3, 0_u64..12), 0..200)) {
+            let mut cache = NegativeCache::with_capacity(NonZeroUsize::new(5).unwrap());
+            let mut model: VecDeque<u64> = VecDeque::new();
+            for (step, n) in steps {
+                let place = model.iter().position(|&known| known == n);
+                match step {
+                    0 => {
+                        cache.refuse(&key(n), 30_000, at(0));
+                        place.map(|place| model.remove(place));
+                        model.push_back(n);
+                        if model.len() > 5 {
+                            model.pop_front();
+                        }
+                    }
+                    1 => {
+                        prop_assert_eq!(cache.get(&key(n), 0, at(0)).is_some(), place.is_some());
+                        if let Some(known) = place.and_then(|place| model.remove(place)) {
+                            model.push_back(known);
+                        }
+                    }
+                    _ => {
+                        cache.remove(&key(n));
+                        place.map(|place| model.remove(place));
+                    }
+                }
+                prop_assert_eq!(cache.places.len(), model.len());
+                prop_assert!(cache.nodes.len() <= 5);
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use memchr::{memchr, memchr2};
 
 /// The value of the first argument called `name`, decoded.
 ///
-/// `name` is the decoded name. `None` if there is no such argument; an empty value is `Some(b"")`. The empty name
+/// `name` is the decoded name. `None` if there is no such argument, or no memory to decode its value; an empty value is `Some(b"")`. The empty name
 /// is never found.
 /// `scratch` is used, and grown, only when the value has to be decoded; else the value is a slice of `args`.
 pub fn first<'a>(args: &'a [u8], name: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
@@ -24,7 +24,7 @@ pub fn first<'a>(args: &'a [u8], name: &[u8], scratch: &'a mut Vec<u8>) -> Optio
     }
     scratch.clear();
     // It may be a token, so it must not grow on the way: that would leave a part behind in memory that is freed.
-    scratch.reserve(value.len());
+    scratch.try_reserve(value.len()).ok()?;
     scratch.extend(Decode(value));
     Some(scratch)
 }
