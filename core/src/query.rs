@@ -14,8 +14,8 @@ use memchr::{memchr, memchr2};
 
 /// The value of the first argument called `name`, decoded.
 ///
-/// `name` is the decoded name. `None` if there is no such argument, or no memory to decode its value; an empty value is `Some(b"")`. The empty name
-/// is never found.
+/// `name` is the decoded name. `None` if there is no such argument, or no memory to decode its value; an empty value is
+/// `Some(b"")`. The empty name is never found.
 /// `scratch` is used, and grown, only when the value has to be decoded; else the value is a slice of `args`.
 pub fn first<'a>(args: &'a [u8], name: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     let value = first_raw(args, name)?;
