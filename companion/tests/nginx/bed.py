@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -155,7 +156,11 @@ class Nginx(nginx.Nginx):
         return [self.binary, "-p", self.directory, "-c", self.configuration, "-e", "stderr"]
 
     def log(self):
-        return (self.directory / "access.log").read_text(errors="replace")
+        """The access log when it is still: nginx writes a line when the client has its answer already."""
+        path, text = self.directory / "access.log", None
+        while text != (text := path.read_text(errors="replace")):
+            time.sleep(0.1)
+        return text
 
     def errors(self):
         return (self.directory / f"{self.name}.out").read_text(errors="replace")
