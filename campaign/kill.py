@@ -18,7 +18,7 @@ from .report import percentile, spread
 
 WORKERS = 4
 TIMEOUT = 2.0
-# Many are cold again and again: a zone of 64k has 1,832 places.
+# Many are cold again and again: a zone of 64k has 1,824 places.
 USERS = 3000
 
 

@@ -1,7 +1,9 @@
-"""The consistent hash of `route` against the one in nginx."""
+"""What the companion computes as nginx and the module do: the consistent hash of `route`, and the room of a zone."""
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -118,3 +120,22 @@ def check_route_names_the_worker_of_a_room():
                 assert f"worker    {got.pop()}  " in out, (room, out)
     finally:
         workers.stop_all()
+
+
+def check_a_zone_has_the_room_that_is_written_down():
+    """a zone of each size in docs/operations.md has room for as many tokens as stand there, and as `simulate` reckons with"""
+    table = (bed.ROOT / "docs" / "operations.md").read_text().partition("| size | tokens |\n")[2].partition("\n\n")[0]
+    written = {size: int(tokens.replace(",", "")) for size, tokens in re.findall(r"^\| (\d+[km])\b.* \| ([\d,]+) \|$", table, re.M)}
+    zones = "".join(f"matrix_user_hash_zone zone{size}:{size}; " for size in written)
+    with bed.folder() as prefix:
+        conf = prefix / "nginx.conf"
+        conf.write_text(
+            f"load_module modules/{bed.MODULE.name}; pid {prefix}/nginx.pid; events {{}} http {{ access_log off; {zones}"
+            " server { listen 127.0.0.1:20000; location / { matrix_user_hash_metrics; } } }")
+        with bed.Nginx(conf, prefix):
+            figures = json.loads(bed.Client().ask("GET", "/").text)
+    room = {size: figures["zones"][f"zone{size}"]["capacity"] for size in written}
+    assert room == written and len(written) == 5, (room, written)
+    one = written["1m"]
+    assert f"1m has room for {one:,} tokens" in (bed.ROOT / "docs" / "directives.md").read_text()
+    return f"{one:,} tokens in 1m"
