@@ -140,7 +140,8 @@ fn send_for(zone: &'static SharedZone, job: Job, handle: Handle) {
         Ok(()) => {}
         Err(Unsent::NoMemory(job)) => not_sent(&waiter.location, job),
         Err(Unsent::Changed(job)) => {
-            let slot = waiter.slot.take();
+            // It keeps the number of its slot until it is woken: so it takes that command with it if it leaves before.
+            let slot = waiter.slot;
             zone.with_process(|process| process.engine.reject(job, slot, handle, now()));
         }
     }

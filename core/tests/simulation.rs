@@ -2,11 +2,15 @@
 //!
 //! Each schedule is random: requests of several clients with known, refused and unknown tokens, answers that are quick, slow
 //! or never come, worker processes that are killed, that stop serving for a while or are replaced (a reload), allocations
-//! that fail, requests that do not ask any more what they asked. After each step the invariants are checked:
+//! that fail, requests that do not ask any more what they asked, clients that leave while commands are carried out. After
+//! each step the invariants are checked:
 //!
 //! - no two lookups of a key are in flight, and never more than `max_lookups`;
+//! - no lookup asks what the zone knows, and an answer is in the zone as soon as it has come;
 //! - each request has an outcome by its deadline, and one only; none is forgotten;
-//! - a user that a request was given is its token's.
+//! - a process whose requests wait for something else than a lookup of its own looks after them soon;
+//! - a user that a request was given is its token's;
+//! - when nobody waits any more, no place is taken.
 //!
 //! `cargo test` runs 2,000 schedules. `SIMULATE=100000 cargo test -p matrix-user-hash-core --release --test simulation` is
 //! the campaign; `SIMULATE_SEED=n` begins with the schedule of that number, which a failure names. That the invariants can
@@ -20,7 +24,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use matrix_user_hash_core::engine::{
-    Ask, Client, Command, Ended, Engine, Job, Joined, Outcome, Parts, Question, Status, Step, Terms,
+    Ask, Client, Command, Ended, Engine, Job, Joined, LONGEST_PAUSE, Outcome, Parts, Question,
+    Status, Step, Terms,
 };
 use matrix_user_hash_core::key::{Key, Secret};
 use matrix_user_hash_core::shm::zone::Zone;
@@ -140,6 +145,8 @@ struct World<'m> {
     zones: Vec<Zone<'m>>,
     alive: Rc<RefCell<HashSet<u32>>>,
     processes: Vec<Process<'m>>,
+    /// So many of the processes get new requests. The others were replaced.
+    serving: usize,
     now: u64,
     random: Random,
     requests: BTreeMap<u64, Request>,
@@ -148,6 +155,8 @@ struct World<'m> {
     next_pid: u32,
     max_lookups: u32,
     behaviour: Homeserver<'m>,
+    /// Clients leave while the commands of an engine are carried out, too.
+    restless: bool,
     ended: Vec<(u64, Request, Status, u64)>,
     sent: u64,
 }
@@ -208,6 +217,7 @@ impl<'m> World<'m> {
             zones,
             alive: Rc::default(),
             processes: Vec::new(),
+            serving: processes,
             now: START,
             random: Random(seed),
             requests: BTreeMap::new(),
@@ -216,6 +226,7 @@ impl<'m> World<'m> {
             next_pid: 100,
             max_lookups,
             behaviour: Box::new(behaviour),
+            restless: false,
             ended: Vec::new(),
             sent: 0,
         };
@@ -340,7 +351,17 @@ impl<'m> World<'m> {
     }
 
     fn carry_out(&mut self, process: usize) {
-        while let Some(command) = self.processes[process].engine.next_command() {
+        loop {
+            if self.restless && self.random.one_in(8) {
+                let mut waiting = self.requests.iter();
+                let leaves = waiting.rfind(|(_, request)| request.process == process);
+                if let Some(number) = leaves.map(|(number, _)| *number) {
+                    self.leave(number);
+                }
+            }
+            let Some(command) = self.processes[process].engine.next_command() else {
+                return;
+            };
             match command {
                 Command::Send(job, from) => self.send(process, job, from),
                 Command::Wake(number, outcome) => {
@@ -366,7 +387,7 @@ impl<'m> World<'m> {
             .get_mut(&from)
             .expect("a lookup is built from a request that waits");
         if request.has_changed {
-            let (slot, now) = (request.slot.take(), Millis::new(self.now));
+            let (slot, now) = (request.slot, Millis::new(self.now));
             let engine = &mut self.processes[process].engine;
             return engine.reject(job, slot, from, now);
         }
@@ -381,6 +402,7 @@ impl<'m> World<'m> {
             (deadline, failed(FailureKind::Timeout))
         };
         let key = *job.question.key();
+        assert!(!self.knows(process, &key), "a lookup asks what is known");
         self.lookups.push(Lookup {
             process,
             pid,
@@ -392,6 +414,12 @@ impl<'m> World<'m> {
             sent: self.now,
         });
         self.check_lookups();
+    }
+
+    /// Whether the zone of that process has an answer.
+    fn knows(&self, process: usize, key: &Key) -> bool {
+        let zone = self.zones[process % self.zones.len()];
+        zone.table().get(key, self.millis(), DAY).is_some()
     }
 
     /// Lookups of processes that live, in flight at this moment.
@@ -422,6 +450,38 @@ impl<'m> World<'m> {
         self.processes[process] = self.start(process);
     }
 
+    /// A reload: another process takes the number of this one, which gets no new requests, and ends when it has none.
+    fn replace(&mut self, process: usize) {
+        let leaving = self.processes.len();
+        for request in self.requests.values_mut() {
+            if request.process == process {
+                request.process = leaving;
+            }
+        }
+        for lookup in &mut self.lookups {
+            if lookup.process == process {
+                lookup.process = leaving;
+            }
+        }
+        let newcomer = self.start(process);
+        let replaced = std::mem::replace(&mut self.processes[process], newcomer);
+        self.processes.push(replaced);
+    }
+
+    /// Whether a process that was replaced has nothing left to do, so that it is gone.
+    fn has_ended(&mut self, process: usize) -> bool {
+        let has_lookups = self.lookups.iter().any(|lookup| lookup.process == process);
+        let (pid, waiters) = (
+            self.processes[process].pid,
+            self.processes[process].engine.waiters(),
+        );
+        let ended = process >= self.serving && waiters == 0 && !has_lookups;
+        if ended {
+            self.alive.borrow_mut().remove(&pid);
+        }
+        ended
+    }
+
     fn leave(&mut self, number: u64) {
         let Some(request) = self.requests.remove(&number) else {
             return;
@@ -437,7 +497,7 @@ impl<'m> World<'m> {
     fn tick(&mut self) {
         self.now += 1;
         for process in 0..self.processes.len() {
-            if self.processes[process].stuck_until > self.now {
+            if self.processes[process].stuck_until > self.now || self.has_ended(process) {
                 continue;
             }
             self.turn(process);
@@ -463,6 +523,10 @@ impl<'m> World<'m> {
             };
             let job = lookup.job.take().expect("a lookup in flight has its job");
             self.processes[process].engine.done(job, &ended, now);
+            assert!(
+                ended.result.is_err() || self.knows(process, &lookup.key),
+                "an answer was not kept"
+            );
             self.carry_out(process);
         }
         let expired: Vec<u64> = self
@@ -511,11 +575,17 @@ impl<'m> World<'m> {
                 "request {number} waits {late} ms past its deadline"
             );
         }
-        for (process, waiting) in self.processes.iter().zip(waiting) {
+        for (number, (process, waiting)) in self.processes.iter().zip(waiting).enumerate() {
             assert_eq!(
                 process.engine.waiters(),
                 waiting,
                 "the engine and the clients do not agree on who waits"
+            );
+            let leads = self.lookups.iter().any(|lookup| lookup.process == number);
+            let soon = self.now + LONGEST_PAUSE;
+            assert!(
+                waiting == 0 || leads || process.poll_at.is_some_and(|at| at <= soon),
+                "a process does not look after those who wait"
             );
         }
     }
@@ -529,6 +599,11 @@ impl<'m> World<'m> {
         while !(self.requests.is_empty() && self.lookups.is_empty()) {
             self.tick();
             assert!(self.now < patience, "a request was forgotten");
+        }
+        for zone in &self.zones {
+            let alive = |pid| self.alive.borrow().contains(&pid);
+            let taken = zone.flights().in_flight(self.millis(), alive);
+            assert_eq!(taken, 0, "places are taken that no lookup uses");
         }
     }
 
@@ -582,9 +657,11 @@ fn schedule(seed: u64, memories: &[Vec<AtomicU64>]) {
             Behaviour { after, result }
         },
     );
+    world.restless = dice.one_in(2);
     for _ in 0..150 + dice.below(250) {
         let process = dice.below(processes as u64) as usize;
         match dice.below(100) {
+            0 if dice.one_in(2) => world.replace(process),
             0 => world.kill(process),
             1 => {
                 // Its event loop stands still.
