@@ -247,7 +247,7 @@ fn say(zone: &SharedZone, event: Event) {
         ),
         Event::Overloaded { limit } => log::warning!(
             log,
-            "matrix_user_hash: zone \"{name}\": {limit} lookups are in flight and requests go on without a turn; whoami is \
+            "matrix_user_hash: zone \"{name}\": {limit} lookups are in flight and requests go on without a place; whoami is \
              slow, or matrix_user_hash_max_lookups is low"
         ),
     }

@@ -699,7 +699,7 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
         let permit = match flights.claim(question.key(), &asker, now, &self.alive) {
             Claim::Leader(permit) => permit,
             Claim::Same => return Begun::Wait(WaitsFor::Lookup),
-            Claim::Turn => return Begun::Wait(WaitsFor::Word),
+            Claim::Held => return Begun::Wait(WaitsFor::Word),
             Claim::Full => return Begun::Wait(WaitsFor::Place),
             Claim::Published(error) => return Begun::Settled(Outcome::shared(Err(error))),
         };

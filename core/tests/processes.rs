@@ -50,8 +50,8 @@ const FIGURES_AT: usize = 8;
 const TABLE_AT: usize = 64;
 const FLIGHTS_AT: usize = TABLE_AT + SETS * SET_WORDS;
 /// For each key, who leads it: what the flights are checked against.
-const WITNESS_AT: usize = FLIGHTS_AT + FLIGHT_WORDS;
-const WORDS: usize = WITNESS_AT + KEYS as usize;
+const LEADERS_AT: usize = FLIGHTS_AT + FLIGHT_WORDS;
+const WORDS: usize = LEADERS_AT + KEYS as usize;
 
 const VIOLATIONS: usize = 0;
 const HITS: usize = 1;
@@ -84,8 +84,8 @@ impl Shared {
         Flights::new(&self.words[FLIGHTS_AT..FLIGHTS_AT + FLIGHT_WORDS]).unwrap()
     }
 
-    fn witness(&self) -> &'static [AtomicU64] {
-        &self.words[WITNESS_AT..]
+    fn leaders(&self) -> &'static [AtomicU64] {
+        &self.words[LEADERS_AT..]
     }
 
     fn figure(&self, figure: usize) -> &'static AtomicU64 {
@@ -193,7 +193,7 @@ fn tear(shared: &Shared, random: &mut Random) {
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
 }
 
-/// Claims a key as a worker would, and checks by the witnesses that nobody else leads it and that not too many lead.
+/// Claims a key as a worker would, and checks by the words of leaders that nobody else leads it and that not too many lead.
 fn fly(shared: &Shared, random: &mut Random) {
     let (n, pid, now) = (random.next() % KEYS, std::process::id(), now());
     let asker = Asker {
@@ -208,9 +208,9 @@ fn fly(shared: &Shared, random: &mut Random) {
         std::thread::sleep(Duration::from_micros(random.next() % 200));
         return;
     };
-    let witness = &shared.witness()[n as usize];
+    let leader = &shared.leaders()[n as usize];
     let mine = u64::from(pid) << 32 | random.next() >> 33 | 1;
-    let before = witness.swap(mine, Ordering::SeqCst);
+    let before = leader.swap(mine, Ordering::SeqCst);
     if before != 0 {
         shared.figure(INHERITED).fetch_add(1, Ordering::Relaxed);
         if alive((before >> 32) as u32) {
@@ -222,7 +222,7 @@ fn fly(shared: &Shared, random: &mut Random) {
         std::thread::sleep(Duration::from_micros(random.next() % 500));
     }
     check_cap(shared);
-    if witness
+    if leader
         .compare_exchange(mine, 0, Ordering::SeqCst, Ordering::SeqCst)
         .is_err()
     {
@@ -240,11 +240,11 @@ fn fly(shared: &Shared, random: &mut Random) {
     }
 }
 
-/// Two equal looks at all witnesses mean that all of them led at the moment between.
+/// Two equal looks at all words of leaders mean that all of them led at the moment between.
 fn check_cap(shared: &Shared) {
     let look = || -> Vec<u64> {
         shared
-            .witness()
+            .leaders()
             .iter()
             .map(|word| word.load(Ordering::SeqCst))
             .collect()

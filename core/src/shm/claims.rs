@@ -102,7 +102,7 @@ pub enum Claim {
     /// Somebody is looking up this key: wait, look into the table, claim again.
     Same,
     /// The word is held for another key: wait for it.
-    Turn,
+    Held,
     /// There are `max_lookups` in flight: wait for a place behind those who wait for one already.
     Full,
     /// The lookup that was waited for ended with this, less than [`PUBLISHED_FOR`] ago.
@@ -285,7 +285,7 @@ impl Word {
         match self.state() {
             CLAIMED if !alive(self.pid()) => None,
             CLAIMED if same => Some(Claim::Same),
-            CLAIMED => Some(Claim::Turn),
+            CLAIMED => Some(Claim::Held),
             _ if same && asker.waited => self.published(asker.patience).map(Claim::Published),
             _ => None,
         }

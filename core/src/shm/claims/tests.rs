@@ -63,13 +63,13 @@ fn one_process_leads_and_the_others_wait_until_it_has_stored() {
 }
 
 #[test]
-fn a_word_held_for_another_key_means_a_turn() {
+fn a_word_held_for_another_key_keeps_this_one_out() {
     let memory = memory(64);
     let flights = Flights::new(&memory).unwrap();
     let _held = lead(&flights, &key(1, 5), &asker(100), NOW);
     assert_eq!(
         flights.claim(&key(2, 5), &asker(101), NOW, all_alive),
-        Claim::Turn
+        Claim::Held
     );
     let _held = lead(&flights, &key(2, 6), &asker(101), NOW);
 }
@@ -301,7 +301,7 @@ proptest! {
                             out.iter().any(|(held, ..)| *held == token)
                                 || flights.in_flight(now, all_alive) > 0
                         ),
-                        Claim::Turn => prop_assert!(flights.in_flight(now, all_alive) > 0),
+                        Claim::Held => prop_assert!(flights.in_flight(now, all_alive) > 0),
                         Claim::Full => prop_assert!(flights.in_flight(now, all_alive) >= max_lookups),
                         Claim::Published(_) => prop_assert!(false, "it had not waited"),
                     }
