@@ -35,6 +35,7 @@ use crate::ngx::request::Request;
 use crate::ngx::{buffer, guard, log, memory, process, upstream as ngx_upstream};
 use crate::zone::now;
 
+mod address;
 mod kept;
 pub(crate) mod peer;
 mod question;

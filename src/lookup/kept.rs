@@ -15,7 +15,7 @@ use nginx_sys::{
     ngx_peer_connection_t,
 };
 
-use super::peer::Address;
+use super::address::Address;
 use crate::ngx::compat::GroupKeepalive;
 use crate::ngx::connection::Connection;
 use crate::ngx::{guard, keepalive, log, process, upstream as ngx_upstream};

@@ -21,11 +21,12 @@ use core::ptr;
 use matrix_user_hash_core::time::Millis;
 use nginx_sys::{
     NGX_PEER_FAILED, ngx_conf_t, ngx_http_request_t, ngx_http_upstream_srv_conf_t,
-    ngx_http_upstream_t, ngx_int_t, ngx_peer_connection_t, ngx_uint_t, sockaddr,
+    ngx_http_upstream_t, ngx_int_t, ngx_peer_connection_t, ngx_uint_t,
 };
 use ngx::core::Status;
 
 use super::Lookup;
+use super::address::Address;
 use super::kept::{self, Kept};
 #[cfg(ngx_feature = "http_ssl")]
 use super::sessions::Sessions;
@@ -86,42 +87,6 @@ impl Peer {
         connect: None,
         free: None,
     };
-}
-
-/// The address of a server, to compare it with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Address {
-    len: usize,
-    bytes: [u8; size_of::<libc::sockaddr_storage>()],
-}
-
-impl Address {
-    /// A copy of an address.
-    ///
-    /// # Safety
-    ///
-    /// `address` is NULL or has `len` bytes.
-    unsafe fn new(address: *const sockaddr, len: u32) -> Self {
-        let mut bytes = [0; size_of::<libc::sockaddr_storage>()];
-        let len = if address.is_null() {
-            0
-        } else {
-            bytes.len().min(len as usize)
-        };
-        // SAFETY: the caller's; both have `len` bytes.
-        unsafe { ptr::copy_nonoverlapping(address.cast(), bytes.as_mut_ptr(), len) };
-        Self { len, bytes }
-    }
-
-    /// That of the server that a peer stands for.
-    ///
-    /// # Safety
-    ///
-    /// The peer is live.
-    pub(crate) unsafe fn of(peer: *const ngx_peer_connection_t) -> Self {
-        // SAFETY: the caller's; the balancer sets both together.
-        unsafe { Self::new((*peer).sockaddr, (*peer).socklen) }
-    }
 }
 
 /// A shell around `group`; `None` without memory. For when every group has been initialised. `keeps`: whether connections

@@ -13,7 +13,7 @@ use nginx_sys::{
 };
 use ngx::core::Status;
 
-use super::peer::Address;
+use super::address::Address;
 use crate::ngx::upstream as ngx_upstream;
 
 /// For how many servers a session is kept; the oldest goes.
