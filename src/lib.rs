@@ -170,7 +170,7 @@ fn early_handler(main: &MainConf) -> phases::Handler {
     }
 }
 
-/// Once nginx has laid out the phases, before any worker runs them.
+/// nginx calls it once it has laid out the phases, before any worker process runs them.
 unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard::guard(Status::NGX_OK.0, || {
         // SAFETY: nginx passes the cycle that it has prepared.
@@ -196,10 +196,10 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     })
 }
 
-/// In each new worker.
+/// nginx calls it in each new worker process.
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard::guard(Status::NGX_OK.0, || {
-        // SAFETY: nginx passes the cycle that the worker serves.
+        // SAFETY: nginx passes the cycle that the process serves.
         if let Some(main) = Module::main_conf(unsafe { &*cycle }) {
             saver::start(main);
         }

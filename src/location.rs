@@ -25,7 +25,7 @@ impl Location {
         // SAFETY: a live request has the configurations of its location; our module's is a `LocationConf`.
         let conf = Module::location_conf(unsafe { &*request.as_ptr() })?;
         match conf.pass {
-            // A lookup that came back to this nginx, or a client's own request, for which any worker will do.
+            // A lookup that came back to this nginx, or a client's own request, for which any Synapse worker will do.
             Pass::On(target) if request.uri() == target.uri() => {
                 target.log_loop();
                 None

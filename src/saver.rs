@@ -1,6 +1,6 @@
-//! Saves zones to their state files: at intervals by one worker, and when nginx ends by whoever ends last.
+//! Saves zones to their state files: one worker process does it at intervals, and the process that ends last does it when nginx ends.
 //!
-//! Encoding a large zone and waiting for the disk takes longer than an event loop may stand still, so a worker does it in
+//! Encoding a large zone and waiting for the disk takes longer than an event loop may stand still, so it is done in
 //! a thread, which only reads the zone's atomics and touches nothing of nginx.
 
 use core::cell::RefCell;
@@ -21,11 +21,11 @@ use crate::ngx::event::{Timer, WakeReason};
 use crate::ngx::{guard, log};
 use crate::zone::{SharedZone, now};
 
-/// How often zones are saved, in milliseconds. What a crash of the whole machine may cost is that much of new answers.
+/// How often zones are saved, in milliseconds. A crash of the whole machine may cost the new answers of that time.
 const EVERY: usize = 60_000;
 
 thread_local! {
-    /// What the worker that saves has.
+    /// What the process that saves has; `None` in all others.
     static SAVER: RefCell<Option<Saver>> = const { RefCell::new(None) };
 }
 
@@ -41,9 +41,9 @@ struct Save {
     thread: JoinHandle<io::Result<()>>,
 }
 
-/// Sets the interval, in the first worker.
+/// Sets the interval, in the first worker process.
 pub(crate) fn start(main: &MainConf) {
-    // SAFETY: nginx sets both before it calls a worker's init_process.
+    // SAFETY: nginx sets both before it calls a process's init_process.
     let (process, worker) = unsafe { (nginx_sys::ngx_process as u32, nginx_sys::ngx_worker) };
     let saves = match process {
         // No init_process tells a single process of a reload, which may bring the first zone to be saved.
@@ -62,7 +62,7 @@ pub(crate) fn start(main: &MainConf) {
     }
 }
 
-/// How long the first save can wait, in milliseconds. The files tell when the last was, perhaps that of a worker before a
+/// How long the first save can wait, in milliseconds. The files tell when the last was, perhaps that of a process before a
 /// reload: with reloads more often than once in [`EVERY`], nothing would be saved otherwise.
 fn first(main: &MainConf) -> usize {
     const SOON: usize = 1000;
@@ -96,7 +96,7 @@ impl Saver {
             .partition(|save| save.thread.is_finished());
         self.running = running;
         Vec::into_iter(ended).for_each(Save::end);
-        // SAFETY: nginx sets it when the worker begins to shut down. A successor saves the zone now, perhaps another one.
+        // SAFETY: nginx sets it when the process begins to shut down. A successor saves the zone now, perhaps another one.
         if unsafe { nginx_sys::ngx_exiting } != 0 {
             return;
         }
@@ -185,7 +185,7 @@ pub(crate) unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
     });
 }
 
-/// The master ends, after all of its workers; or a single process.
+/// nginx calls it when the master ends, after all worker processes, or when a single process ends.
 pub(crate) unsafe extern "C" fn exit_master(cycle: *mut ngx_cycle_t) {
     guard::guard((), || {
         // SAFETY: nginx passes the cycle that ends, still whole.

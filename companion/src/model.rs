@@ -231,7 +231,7 @@ pub(crate) enum Spread {
     Room,
     /// The other server that asks.
     Server,
-    /// Nothing: its workers take turns.
+    /// By nothing: its workers take turns.
     Turns,
 }
 

@@ -80,7 +80,7 @@ impl Moving {
         }
     }
 
-    /// The same with a shift.
+    /// This group with a shift.
     fn with(self, shift: Shift) -> Self {
         let is_plain = shift.chosen.is_empty() && self.chosen.is_empty();
         Self {

@@ -1,7 +1,7 @@
 //! What stands for a token wherever something is remembered about it.
 //!
 //! In goes a token (with the user that an application service names, if any), out comes a [`Key`] of 128 bits: the
-//! only trace of a token in shared memory, in the state file and in the per-worker caches. It is made for every
+//! only trace of a token in shared memory, in the state file and in the caches of worker processes. It is made for every
 //! request that has a token, before the table is read.
 //!
 //! The digest is SipHash-2-4-128 under a [`Secret`] of the zone: who does not know the secret can neither recognise a

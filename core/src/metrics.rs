@@ -1,13 +1,13 @@
 //! What is counted, and where.
 //!
-//! Every request and every lookup leaves its mark in the zone's counters; `matrix_user_hash_metrics` reads them. In go
-//! single events from all workers, out comes a [`Snapshot`], which [`render`] writes as JSON or as Prometheus text.
+//! Every request and every lookup is counted in the zone; `matrix_user_hash_metrics` reads the counters. In go single
+//! events from all worker processes, out comes a [`Snapshot`], which [`render`] writes as JSON or as Prometheus text.
 //!
-//! Each worker counts in a slot of its own, in whole cache lines that no other worker writes (with more workers than slots
-//! some share one, which costs time and no count). A reader adds the slots up. Nobody takes a lock: an event is one
-//! relaxed addition, and reading disturbs no worker. The counters live in the zone, so they survive reload and the death of
-//! workers, and begin at 0 with a new zone. A snapshot under load is not of one instant: the figures may differ from
-//! each other by what happened while they were read.
+//! Each process counts in a slot of its own, in whole cache lines that no other process writes. If there are more processes
+//! than slots, some share one, which costs time and no count. A reader adds the slots up. Nobody takes a lock: an event is
+//! one relaxed addition, and reading disturbs no process. The counters live in the zone, so they survive a reload and the
+//! death of processes, and begin at 0 with a new zone. A snapshot under load is not of one instant: the figures may differ
+//! from each other by what happened while they were read.
 
 pub mod render;
 
@@ -154,7 +154,7 @@ pub struct Snapshot {
     pub entries: u64,
     /// How many entries there is room for.
     pub capacity: u64,
-    /// Lookups in flight, over all workers.
+    /// Lookups in flight, over all worker processes.
     pub in_flight: u64,
     /// Whether lookups are suspended because the homeserver failed repeatedly.
     pub suspended: bool,

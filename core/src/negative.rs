@@ -1,7 +1,7 @@
-//! What one worker remembers of tokens that have no user: refused ones, and lookups that failed.
+//! What one worker process remembers of tokens that have no user: refused ones, and lookups that failed.
 //!
-//! Between a miss in the shared table and a lookup. In goes a [`Key`], out comes the [`LookupError`] of a lookup before,
-//! while it lasts. A flood of invented tokens fills this and nothing else: it is bounded, each worker process has its own,
+//! It is asked between a miss in the shared table and a lookup. In goes a [`Key`], out comes the [`LookupError`] of an
+//! earlier lookup, while that is remembered. A flood of invented tokens fills this and nothing else: it is bounded, each worker process has its own,
 //! and the shared table holds good answers only. How often a token was refused stays known when the time of the last
 //! refusal is over, so that it is asked about less and less often.
 
@@ -13,7 +13,8 @@ use crate::key::Key;
 use crate::time::Millis;
 use crate::whoami::{FailureKind, LookupError};
 
-/// How many tokens a worker remembers. That takes 606 kB when full, and at most 885 kB in a flood (`tests/memory.rs`).
+/// How many tokens a worker process remembers. They take 606 kB when that many are there, and at most 885 kB in a flood
+/// (`tests/memory.rs`).
 pub const CAPACITY: usize = 8192;
 
 /// The first pause before a refused token is asked about again, in milliseconds; each refusal in a row doubles it.

@@ -1,4 +1,4 @@
-//! When each user moves from one group of workers to another (`matrix_user_hash_shift`).
+//! When each user moves from one group of Synapse workers to another (`matrix_user_hash_shift`).
 //!
 //! In go a [`UserHash`] and the time of day, out comes whether that user has moved. Nothing is stored: the moment follows
 //! from the hash alone, so every nginx with the same line agrees, and a restart changes nothing. [`parse_time`] and
@@ -97,7 +97,7 @@ fn of_parts(user: UserHash, parts: u64) -> u64 {
 /// nginx's ring takes the CRC32 of the hash's hex digits, which is linear in its bits. This is the finalizer of
 /// SplitMix64 (Steele, Lea and Flood, 2014; the constants are Stafford's variant 13): it is not linear, and each input bit
 /// changes each output bit in about half of all cases. So who moves early says nothing about the place on the ring, and
-/// each worker loses and gains users at the same pace. The constants must never change: all nginx must agree.
+/// each Synapse worker loses and gains users at the same pace. The constants must never change: all nginx must agree.
 #[inline]
 fn place(user: UserHash) -> u64 {
     let mut bits = user.to_bits();

@@ -16,7 +16,7 @@ const SCHEME: &[u8] = b"Bearer ";
 
 /// An access token in the only form in which one is looked up, sent or digested: 1 to 4096 bytes of visible ASCII.
 ///
-/// It has no `Display`, and `Debug` shows nothing of it.
+/// A token has no `Display`, and its `Debug` shows nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token<'a>(&'a [u8]);
 

@@ -2,7 +2,7 @@
 //!
 //! In goes the `user_id` of a whoami answer (or of a masquerading application service's query), out comes a
 //! [`UserHash`]: the 64 bits that the shared table keeps in place of the user, and whose 16 hex digits nginx's `hash`
-//! spreads over the workers. It is made once per lookup; a cached request only reads it.
+//! spreads over the Synapse workers. It is made once per lookup; a cached request only reads it.
 
 use sha2::{Digest, Sha256};
 
@@ -47,8 +47,8 @@ impl<'a> TryFrom<&'a str> for UserId<'a> {
 
 /// What stands for a user in the table, in logs and in nginx's `hash`: 64 bits of SHA-256.
 ///
-/// Not keyed, so that every nginx in front of the same workers agrees with no coordination, and an operator finds a
-/// user with `printf %s @alice:example.org | sha256sum | cut -c1-16`.
+/// It has no key, so that every nginx in front of the same Synapse workers agrees with no coordination, and an operator
+/// finds a user with `printf %s @alice:example.org | sha256sum | cut -c1-16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserHash(u64);
 
@@ -58,8 +58,8 @@ impl UserHash {
         Self::of(user.0.as_bytes())
     }
 
-    /// The fallback when nobody can say whose token it is: the same of the token, so that the same token at least
-    /// keeps its worker.
+    /// The fallback where the user is not known: the same hash of the token, so that at least each token keeps its
+    /// Synapse worker.
     pub fn of_token(token: &Token<'_>) -> Self {
         Self::of(token.as_bytes())
     }

@@ -29,7 +29,7 @@ impl Address {
         Self { len, bytes }
     }
 
-    /// That of the server that a peer stands for.
+    /// The address of the server that a peer stands for.
     ///
     /// # Safety
     ///

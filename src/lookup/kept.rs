@@ -1,9 +1,9 @@
-//! Connections that lookups leave open for the next lookup: theirs alone.
+//! Connections that lookups leave open for the next lookup. Nothing else uses them.
 //!
 //! A group with `keepalive` keeps the connections of all who use it in one list, found by the server's address. Those of
 //! `proxy_pass https://…` are not verified unless the operator says so, those of `grpc_pass` and of `proxy_http_version 2`
 //! speak HTTP/2, and ours speak HTTP/1.1. So lookups take none out of that list and put none into it. They have a list of
-//! their own in each worker for each set of directives, as long as the group's, and with the group's `keepalive_requests`,
+//! their own in each worker process for each set of directives, as long as the group's, and with the group's `keepalive_requests`,
 //! `keepalive_time` and `keepalive_timeout`. What it does with a connection is what `ngx_http_upstream_keepalive_module`
 //! does.
 

@@ -6,7 +6,7 @@
 //! - **Failures.** nginx takes a server out of its group after `max_fails` failures, and takes every unusable answer and
 //!   every timeout for one. A lookup reports only a server that could not be connected to. Once a connection stands, all
 //!   that happens on it depends on the token or on our own settings for TLS. What a lookup learns about a server that
-//!   hangs is kept here, in the worker, and only lookups avoid the server ([`Shell::avoided`]).
+//!   hangs is kept here, in the worker process, and only lookups avoid the server ([`Shell::avoided`]).
 //! - **Kept connections** ([`kept`]) and **TLS sessions** ([`Sessions`]) of lookups are their own.
 //!
 //! To do that, we stand between the upstream and the balancer of the group: each set of directives gets a [`Shell`], a copy
@@ -54,7 +54,7 @@ type Free = Option<unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void,
 #[cfg(peer_connects)]
 type Connect = Get;
 
-/// A group's structure with our `init`, the group, and what this worker's lookups keep beside it.
+/// A group's structure with our `init`, the group, and what this worker process's lookups keep beside it.
 #[repr(C)]
 pub(crate) struct Shell {
     shown: ngx_http_upstream_srv_conf_t,

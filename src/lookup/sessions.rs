@@ -2,7 +2,7 @@
 //!
 //! nginx keeps one session for each server of a group, whoever had it. One that an unverified `proxy_pass` had says, when it
 //! is resumed, that its certificate was not verified, and so fails every lookup. One that a lookup had would vouch for
-//! requests with other rules. So lookups have their own, in each worker for each set of directives.
+//! requests with other rules. So lookups have their own, in each worker process for each set of directives.
 
 use core::cell::RefCell;
 use core::ffi::CStr;

@@ -74,14 +74,14 @@ pub(crate) enum LogForm {
 }
 
 impl LogForm {
-    /// That of the server that the module is built for, as its header declares it.
+    /// The one of the server that the module is built for, as its header declares it.
     pub(crate) const OURS: Self = if cfg!(log_names_file) {
         Self::NamesFile
     } else {
         Self::Nginx
     };
 
-    /// That of the server whose own modules have this sign and version.
+    /// The one of the server whose own modules have this sign and version.
     pub(crate) const fn of(sign: ngx_uint_t, version: ngx_uint_t) -> Self {
         if sign == ANGIE_SIGN && version >= 1_012_000 {
             Self::NamesFile

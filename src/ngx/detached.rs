@@ -1,7 +1,7 @@
-//! A connection that no socket stands behind, and a request on it that is of no client.
+//! A connection without a socket, and a request on it that is of no client.
 //!
-//! Made as nginx makes those of an HTTP/2 stream (`ngx_http_v2_create_stream`, `ngx_http_v2_run_request`): a main request,
-//! and below it a subrequest that does the work. What nginx, its log lines and an operator's group may read of a request is
+//! Both are made as nginx makes those of an HTTP/2 stream (`ngx_http_v2_create_stream`, `ngx_http_v2_run_request`): a main
+//! request, and below it a subrequest that does the work. What nginx, its log lines and an operator's group may read of a request is
 //! copied from a client's, since that may end first.
 
 use core::cell::{RefCell, UnsafeCell};
@@ -104,7 +104,7 @@ impl Detached {
         }
     }
 
-    /// As a stream's: always ready to write, never to read.
+    /// Makes the events as a stream's are: always ready to write, never to read.
     fn connect_events(&self) {
         let parts = self.parts.get();
         // SAFETY: nothing else refers to the parts now.

@@ -1,6 +1,6 @@
 //! Memory that may not be there.
 //!
-//! Where Rust's own allocations fail they abort the process, a worker with all its connections. What a request needs to
+//! Rust's own allocations abort the process when they fail: a worker process with all its connections. What a request needs to
 //! wait, and a lookup to be sent, is asked for here or with `try_reserve`: without it the request goes on by the fallback.
 
 use std::alloc::{Layout, alloc};

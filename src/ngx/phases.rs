@@ -35,7 +35,7 @@ pub(crate) fn add(cf: &mut ngx_conf_t, phase: u32, handler: Handler) -> Result<(
 ///
 /// nginx runs the handlers of a phase in the reverse order of their modules, which is the order of configure arguments and
 /// of `load_module`. For a module's `init_module`: then nginx has laid out the phases (`ngx_http_init_phase_handlers`), and
-/// no worker runs them yet.
+/// no worker process runs them yet.
 pub(crate) fn put_first_in_preaccess(cycle: &ngx_cycle_t, handler: Handler) -> bool {
     let Some(core) = NgxHttpCoreModule::main_conf(cycle) else {
         return false;

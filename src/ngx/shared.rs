@@ -71,7 +71,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// That of a zone whose memory is mapped.
+    /// The memory of a zone, once it is mapped.
     pub(crate) fn of(zone: &ngx_shm_zone_t) -> Self {
         let pool = zone.shm.addr.cast::<ngx_slab_pool_t>();
         // SAFETY: nginx has made a slab pool at the beginning of the mapping (ngx_init_zone_pool). Its `data` is ours: NULL, or

@@ -1,6 +1,7 @@
 //! How even it would be if every user were given to a worker by lot.
 //!
-//! It is tried out: with users of very different weight no formula says it. The lots are the same in each run.
+//! It is simulated, because no formula gives it for users of very different weight. The random numbers are the same in each
+//! run.
 
 use serde::Serialize;
 

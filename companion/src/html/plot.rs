@@ -5,7 +5,7 @@ use plotters::prelude::*;
 
 /// Stands for the page's own color of text while a plot is drawn.
 const INK: RGBColor = RGBColor(1, 2, 3);
-/// The same in the SVG.
+/// That color in the SVG.
 pub(super) const INK_TEXT: &str = "#010203";
 /// Seen on white and on black.
 const COLORS: [RGBColor; 10] = [

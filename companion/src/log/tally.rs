@@ -22,7 +22,7 @@ use super::line::{
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
 
-/// Workers that are told apart, each in its group. A deployment has some dozens; a log that somebody made has no end.
+/// Workers that are told apart, each in its group. A deployment has some dozens; a log that somebody made up may have any number.
 const PLACES: usize = 4_096;
 /// Upstreams of canaries and pins that are told apart.
 const CHOSEN: usize = 256;
@@ -42,7 +42,7 @@ const DOWNS: usize = 4_096;
 /// The index of no place.
 const NONE: u16 = u16::MAX;
 
-/// What is counted.
+/// Which lines and users are counted, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// Seconds since 1970, inclusive.
@@ -92,7 +92,7 @@ impl Counts {
         self.errors += other.errors;
     }
 
-    /// The one that counts.
+    /// The sum that `measure` names.
     pub(crate) const fn by(&self, measure: Measure) -> u64 {
         match measure {
             Measure::Requests => self.requests,
@@ -107,7 +107,7 @@ impl Counts {
 pub(crate) struct Place {
     /// The index of its group.
     pub group: u16,
-    /// As nginx logs it.
+    /// Its name as nginx logs it.
     pub address: String,
     /// What it answered. The milliseconds are of all attempts at it, the errors too.
     pub counts: Counts,
@@ -173,7 +173,7 @@ pub(crate) struct Group {
     pub name: String,
     /// Its requests. The milliseconds are those that clients waited.
     pub counts: Counts,
-    /// Those that nginx answered without any worker.
+    /// Requests that nginx answered without any worker.
     pub unserved: u64,
     /// How long clients waited.
     pub times: Histogram,

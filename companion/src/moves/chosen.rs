@@ -34,7 +34,7 @@ pub(crate) struct Canary {
     pub single: Single,
     /// The share as the directive has it.
     pub percent: String,
-    /// The same in hundredths of a percent.
+    /// The share in hundredths of a percent.
     #[serde(skip)]
     pub share: u32,
 }
@@ -148,7 +148,7 @@ impl Single {
 }
 
 impl Chosen {
-    /// Those of a group. Pins come before the canary, and that before the ring.
+    /// The canary and the pins of a group. Pins come before the canary, and the canary comes before the ring.
     pub(super) fn new(base: &str, canary: Option<Canary>, pins: Vec<Pinned>) -> Self {
         let target = if !pins.is_empty() {
             format!("${base}_pin")
@@ -170,7 +170,7 @@ impl Chosen {
         Self::new(base, None, Vec::new())
     }
 
-    /// The same for a group of another name.
+    /// This canary and these pins for a group of another name.
     pub(super) fn renamed(mut self, base: &str) -> Self {
         let rename = |single: &mut Single| {
             if let Some(what) = single.upstream.strip_prefix(&self.base) {

@@ -119,7 +119,7 @@ impl Group {
             .any(|line| line.trim_start().starts_with("hash $matrix_user_hash "))
     }
 
-    /// The same under another name.
+    /// This group under another name.
     pub(crate) fn renamed(&self, name: &str) -> Self {
         let old = &self.name;
         Self {

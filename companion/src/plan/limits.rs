@@ -57,7 +57,7 @@ pub(crate) struct Retry {
     pub key: String,
     /// Milliseconds.
     pub ms: u32,
-    /// The same in seconds, rounded up as Synapse does.
+    /// That time in seconds, rounded up as Synapse does.
     pub seconds: u32,
 }
 

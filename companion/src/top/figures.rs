@@ -166,7 +166,7 @@ pub(crate) struct Figures {
     pub lookups: u64,
     /// Half of the lookups took no longer, in seconds: the upper bound of the histogram's bucket.
     pub whoami_p50: Option<f64>,
-    /// The same of 95%.
+    /// The time within which 95% of them ended.
     pub whoami_p95: Option<f64>,
     /// Lookups that wait now.
     pub in_flight: u64,

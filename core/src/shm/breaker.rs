@@ -1,14 +1,14 @@
 //! When whoami fails again and again, stop asking for a while.
 //!
-//! A circuit breaker for the whole zone in one word of shared memory. A worker asks it before it sends a lookup, and tells
-//! it afterwards how that went. Closed, everything passes. [`FAILURES`] failures in a row open it, for 250 ms at first;
-//! then one lookup at a time over all processes may probe. A probe that fails opens it for twice as long as before, up
-//! to [`LONGEST`]; any success closes it. Times vary by a quarter up or down, so that many nginx in front of one
-//! homeserver do not come back in step.
+//! A circuit breaker for the whole zone in one word of shared memory. A worker process asks it before it sends a lookup,
+//! and tells it afterwards how that went. While it is closed, everything passes. [`FAILURES`] failures in a row open it,
+//! for 250 ms at first. Then one lookup at a time over all processes may probe. A probe that fails opens it for twice as
+//! long as before, up to [`LONGEST`]. Any success closes it. Times vary by a quarter up or down, so that many nginx in
+//! front of one homeserver do not come back in step.
 //!
 //! Only failures that no client can provoke are to be reported (no connection, no answer in time): an answer of any
-//! kind, be it 500, says that the homeserver is there. Who may not ask goes on by the stale answer or the fallback at once,
-//! instead of waiting for a timeout.
+//! kind, be it 500, says that the homeserver is there. A request that may not ask goes on at once by the stale answer or
+//! the fallback, instead of waiting for a timeout.
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::Millis;
@@ -39,12 +39,13 @@ pub struct Breaker<'m> {
 /// Whether a lookup may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admit {
-    /// Nothing is wrong.
+    /// It may be sent: nothing is wrong.
     Yes,
-    /// Yes, and until it is known how it went, it is the only one. Tell in any case: [`Breaker::success`],
-    /// [`Breaker::failure`] or [`Breaker::unsent`]; if neither comes until the deadline given to [`Breaker::admit`], another may probe.
+    /// It may be sent, and it is the only one until it is known how it went. In any case one of [`Breaker::success`],
+    /// [`Breaker::failure`] and [`Breaker::unsent`] is to be called. If none is called until the deadline given to
+    /// [`Breaker::admit`], another lookup may probe.
     Probe,
-    /// Not now.
+    /// It may not be sent now.
     No,
 }
 

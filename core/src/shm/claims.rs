@@ -18,7 +18,7 @@
 //! | 0..2 | free, claimed, refused, failed |
 //!
 //! A word held for another key is waited for like a place. There is no counter of lookups: a counter would stay wrong
-//! when a worker dies. The claimed words are the lookups in flight; a word whose process is dead or whose deadline
+//! when a worker process dies. The claimed words are the lookups in flight; a word whose process is dead or whose deadline
 //! has passed is free to whoever comes first, by the same compare-and-swap.
 //!
 //! # Never more than `max_lookups`
@@ -85,7 +85,7 @@ pub struct Asker {
     pub deadline: Millis,
     /// No permit if that many are out already; 1 to [`MAX_LOOKUPS`].
     pub max_lookups: u32,
-    /// It has waited for this key's lookup, so that one's end is its own. Who has not waited asks anew.
+    /// It has waited for this key's lookup, so it takes that lookup's end for its own. If it has not waited, it asks anew.
     pub waited: bool,
     /// A place that is free belongs to another request (see [`super::places`]).
     pub yields: bool,

@@ -89,7 +89,7 @@ impl<'m> Places<'m> {
         self.words[self.me].store(word, Relaxed);
     }
 
-    /// Nothing waits here any more.
+    /// Tells the others that nothing waits in this process any more.
     pub fn leave(&self) {
         if self.words[self.me].load(Relaxed) != 0 {
             self.words[self.me].store(0, Relaxed);

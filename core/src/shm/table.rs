@@ -7,7 +7,7 @@
 //! # An entry certifies itself
 //!
 //! Any number of processes read and write the same memory with no lock, so a reader may see a mixture: one word of one
-//! write and one of another, or what a worker left that was killed between two stores. An entry is therefore
+//! write and one of another, or what a process left that was killed between two stores. An entry is therefore
 //!
 //! | word | content |
 //! |---|---|
@@ -223,7 +223,7 @@ impl<'m> Table<'m> {
 
     /// Every entry, in no particular order, as it stands while the iterator passes by.
     ///
-    /// Nobody's key is at hand to certify an entry with, so a torn one comes out too, under a key that is nobody's.
+    /// There is no key to certify an entry with. So a torn entry comes out too, under a key that no token has.
     pub fn records(&self, now: Millis) -> impl Iterator<Item = Record> + use<'m> {
         let table = *self;
         (0..table.sets).flat_map(move |index| {

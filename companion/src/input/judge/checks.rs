@@ -1,4 +1,4 @@
-//! What is wrong or odd about a deployment as a whole, each part of which may be well.
+//! What is wrong or odd about a deployment as a whole, though each part of it may be right.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +69,7 @@ fn names(workers: &[Worker<'_>], found: &mut Diagnostics) {
     }
 }
 
-/// Two processes cannot listen at one address: one of the two is a slip, and half of the users would be misled.
+/// Two processes cannot listen at one address: one of the two is a mistake, and half of the requests would go to the wrong one.
 fn addresses(
     facts: &Facts,
     main: Option<&Located>,
@@ -102,7 +102,7 @@ fn addresses(
     }
 }
 
-/// Patterns that fit nobody were meant for somebody.
+/// A pattern that fits no process is a mistake: it was meant for one.
 fn patterns(facts: &Facts, found: &mut Diagnostics) {
     let workers: Vec<&str> = facts.workers.iter().map(|w| w.name.as_str()).collect();
     let roles = facts
