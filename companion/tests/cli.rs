@@ -715,6 +715,16 @@ fn a_limit_that_an_ordinary_client_breaks_is_warned_about() {
             "exempt = [\"@bot:example.org\"]",
             "nothing is limited here",
         ),
+        (
+            "limits-without-address",
+            "everything = { per_second = 50, burst = 500 }",
+            "requests without a known user have no limit",
+        ),
+        (
+            "limits-parallel-without-address",
+            "parallel_syncs = 20",
+            "requests without a known user have no limit",
+        ),
     ] {
         let said = warned(name, &format!("[limits.user]\n{limits}\n"));
         assert!(

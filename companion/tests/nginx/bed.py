@@ -47,13 +47,22 @@ def companion(*args, expect=0):
     return done.stdout, done.stderr
 
 
+WHOAMI = "/_matrix/client/v3/account/whoami"
+
+
 class Workers:
-    """HTTP servers, each of which answers with its name and what it was asked."""
+    """HTTP servers, each of which answers with its name and what it was asked.
+
+    A lookup is answered with the user that a token `syt_USER_…` names, with 401 if it begins with `invented`, and else with
+    what is no answer to it.
+    """
 
     def __init__(self):
         self.loop = asyncio.new_event_loop()
         self.servers = {}
         self.delay = {}
+        # How late the answer to a lookup is.
+        self.late_lookups = 0
         # Workers that read a request and hang up, as one that is killed does.
         self.hanging_up = set()
         self.seen = []
@@ -101,7 +110,8 @@ class Workers:
         lower = {key.lower(): value for key, value in headers.items()}
         length = int(lower.get("content-length", 0))
         got = len(await reader.readexactly(length)) if length else 0
-        if delay := self.delay.get(name):
+        late = self.late_lookups if target.startswith(WHOAMI) else 0
+        if delay := late or self.delay.get(name):
             await asyncio.sleep(delay)
         self.seen.append((name, method, target))
         if name in self.hanging_up:
@@ -121,8 +131,10 @@ class Workers:
 
     @staticmethod
     def _body(name, method, target, headers, got):
-        if target.startswith("/_matrix/client/v3/account/whoami"):
+        if target.startswith(WHOAMI):
             token = headers.get("authorization", "").removeprefix("Bearer ")
+            if token.startswith("invented"):
+                return 401, {"errcode": "M_UNKNOWN_TOKEN", "error": "Invalid access token passed.", "soft_logout": False}
             if token.startswith("syt_"):
                 return 200, {"user_id": f"@{token.split('_')[1]}:example.org", "device_id": "JLAFKJWSCS"}
         return 200, {"worker": name, "method": method, "target": target, "headers": headers, "body": got}

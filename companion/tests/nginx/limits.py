@@ -1,9 +1,11 @@
 """Limits by user and by address, and what is spread otherwise than usual, in a real nginx."""
 
+import functools
 import json
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import bed
 from edge import CORS, small
@@ -128,11 +130,42 @@ def check_an_address_is_limited_where_no_user_is_known():
         login = "/_matrix/client/v3/login"
         assert statuses(here, "POST", login, 4) == [200] * 3 + [429]
         assert statuses({**here, **token("alice")}, path=login) == [200] * 5, "a known user is not an address"
-        invented = [bed.Client().ask("GET", SYNC, {**here, "Authorization": f"Bearer nobody{n}"}).status for n in range(3)]
+        invented = [bed.Client().ask("GET", SYNC, {**here, "Authorization": f"Bearer invented{n}"}).status for n in range(3)]
         assert invented == [429] * 3, invented
         assert statuses(there, "POST", login, 4) == [200] * 3 + [429]
         log = logged(nginx, 16)
     assert log.count("refused=address_rate limit=everything") == 2 and log.count("refused=address_rate limit=sync") == 3, log
+
+
+def check_whose_lookup_fails_is_limited_by_address():
+    """a token that is refused, one whose lookup fails and one whose lookup is late have no user: the address alone limits them"""
+    workers = all_workers()
+    by_user = f"[limits.user]\neverything = {SLOW}\nsync = {SLOW}\n"
+    by_address = "[limits.address]\nper_second = 0.01666666666666666666\nburst = 2\n"
+    kinds = {"REFUSED": ("invented", 0), "ERROR": ("nonsense", 0), "TIMEOUT": ("syt_late", 10)}
+
+    def ask(number, status, n):
+        name, _ = kinds[status]
+        who = {"Authorization": f"Bearer {name}_{n}", "X-Forwarded-For": f"192.0.2.{number}"}
+        return bed.Client().ask("GET", SYNC, who).status
+
+    try:
+        for more, expected in ((by_user + by_address, [200] * 3 + [429] * 3), (by_user, [200] * 6)):
+            with bed.running(limited(more)) as nginx:
+                for number, (status, (_, late)) in enumerate(kinds.items()):
+                    workers.late_lookups = late
+                    with ThreadPoolExecutor(6) as pool:
+                        got = sorted(pool.map(functools.partial(ask, number, status), range(6)))
+                    assert got == expected, (status, got)
+                log = logged(nginx, 18)
+            for number, status in enumerate(kinds):
+                lines = [line for line in log.splitlines() if line.startswith(f"192.0.2.{number} ")]
+                found = {re.search(r"user_hash_status=(\w+)", line)[1] for line in lines}
+                # After lookups that were late, the module may ask no more for a moment.
+                assert len(lines) == 6 and status in found and found <= {status, "ERROR"}, (found, log)
+            assert log.count("refused=address_rate limit=sync") == 3 * expected.count(429), log
+    finally:
+        workers.late_lookups = 0
 
 
 def check_some_are_not_limited():

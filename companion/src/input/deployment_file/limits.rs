@@ -93,15 +93,8 @@ impl Reader<'_> {
             .address
             .as_ref()
             .and_then(|given| self.rate(given, &ADDRESS));
-        if let Some(section) = &limits.user
-            && rates.is_empty()
-            && parallel_syncs.is_none()
-            && address.is_none()
-        {
-            self.warning(&section.span(), "nothing is limited here")
-                .fix_with(
-                    "add everything = { per_second = 50, burst = 500 }, or take [limits.user] away",
-                );
+        if let Some(section) = &limits.user {
+            self.missing(section, &rates, parallel_syncs, limits.address.is_some());
         }
         Some(RequestLimits {
             rates,
@@ -110,6 +103,30 @@ impl Reader<'_> {
             exempt_addresses,
             address,
         })
+    }
+
+    /// Warns of limits that limit nobody, or that a request passes whose user is not known.
+    fn missing(
+        &mut self,
+        section: &Spanned<UserLimits>,
+        rates: &[(LimitGroup, Rate)],
+        parallel_syncs: Option<u32>,
+        by_address: bool,
+    ) {
+        let by_user = !rates.is_empty() || parallel_syncs.is_some();
+        if by_user && !by_address {
+            self.warning(
+                &section.span(),
+                "requests without a known user have no limit: those without a token, with one that nobody knows, and with one \
+                 whose lookup fails, as all of a heavy account's may when Synapse is slow",
+            )
+            .fix_with("add [limits.address] with per_second = 20 and burst = 200");
+        } else if !by_user && !by_address {
+            self.warning(&section.span(), "nothing is limited here")
+                .fix_with(
+                    "add everything = { per_second = 50, burst = 500 }, or take [limits.user] away",
+                );
+        }
     }
 
     fn rate(&mut self, given: &Spanned<RateLimit>, need: &Need) -> Option<Rate> {
