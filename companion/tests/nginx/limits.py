@@ -137,6 +137,27 @@ def check_an_address_is_limited_where_no_user_is_known():
     assert log.count("refused=address_rate limit=everything") == 2 and log.count("refused=address_rate limit=sync") == 3, log
 
 
+def check_an_ipv6_network_is_limited_as_one_address():
+    """the addresses of an IPv6 network of 64 bits count as one, however they are written; other networks have their own"""
+    all_workers()
+    networks = [
+        ["2001:db8:1:2::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::9:1", "2001:db8:1:2:9::"],
+        ["2001:db8:1:3::1", "2001:db8:1:3::2", "2001:db8:1:3::3", "2001:db8:1:3::4"],
+        ["2001:db8::1", "2001:db8::1:2", "2001:db8::1:2:3", "2001:db8::1:2:3:4"],
+        ["2001:db8:1::1", "2001:db8:1::1:2", "2001:db8:1:0::3", "2001:db8:1:0::4"],
+        ["2001:0:0:1::1", "2001:0:0:1::2", "2001:0:0:1::3", "2001:0:0:1::4"],
+        ["fe80::1", "fe80::2:1", "fe80::3:2:1", "fe80::4:3:2:1"],
+        ["::1", "::2", "::2:1", "::3:2:1"],
+        ["::ffff:192.0.2.1"] * 4,
+        ["::ffff:192.0.2.2"] * 4,
+        ["192.0.2.3"] * 4,
+    ]
+    with bed.running(limited("[limits.address]\nper_second = 0.01666666666666666666\nburst = 2\n")):
+        for network in networks:
+            got = [bed.Client().ask("GET", SYNC, {"X-Forwarded-For": address}).status for address in network]
+            assert got == [200] * 3 + [429], (network, got)
+
+
 def check_whose_lookup_fails_is_limited_by_address():
     """a token that is refused, one whose lookup fails and one whose lookup is late have no user: the address alone limits them"""
     workers = all_workers()
