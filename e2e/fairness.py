@@ -1,7 +1,8 @@
 """scripts/limits fairness: one account with 200 parallel syncs over 20 tokens and 20 addresses, beside 50 ordinary users.
 
 Two Synapse workers behind nginx as the companion renders it. In each round, the ordinary users alone; beside the account in
-a tight loop, held to a rate; beside its long polls, held to a number at a time; alone again. At last beside the account without any limit.
+a tight loop, held to a rate; beside its long polls, held to a number at a time; alone again. At last beside the account without any
+limit. The account begins BEFORE seconds before the others are measured, and ends with them; its own figures are of the whole time.
 
 Printed for each run: how often the account asked and was served, by how much that is off its limit, and the p99 of the others' syncs.
 Exit status 1 if the account is more than 1% off its limit in any run, or if the median p99 beside it differs from that of the others
@@ -10,8 +11,9 @@ alone by more than two runs of the others alone do.
 LIMITS_PORT is the first of its 200 ports on 127.0.0.1 (default 18400). Logs: build/e2e/fairness.
 """
 
-import os
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from tests.bed.client import Client
 from tests.bed.processes import ROOT, BedError, Processes
 
 from .database import Database
-from .heavy import ADDRESSES, TURN
+from .heavy import ADDRESSES, AGENT, replaced
 from .homeserver import Homeserver, Refused
 from .layouts import CLIENT, FEDERATION, Deployment, Layout, Worker
 from .synapse import NO_LIMIT
@@ -34,13 +36,18 @@ ROUNDS, SECONDS = 5, 20
 # Each of the others asks once in that many seconds.
 PAUSE = 1.0
 RATE, BURST, AT_A_TIME = 10, 20, 20
-TOKENS = ADDRESSES * (SECONDS // TURN + 1)
+# The account has begun so long before the others are measured: its burst, and the lookups of its first tokens, are over then.
+BEFORE = 3
+TOKENS = ADDRESSES * (replaced(BEFORE + SECONDS, 0) + 1)
 ALONE, AGAIN, BY_RATE, BY_NUMBER, UNLIMITED = "alone", "alone again", "held to a rate", "held to a number", "without limits"
 LIMITS = {
     BY_RATE: f"[limits.user]\nsync = {{ per_second = {RATE}, burst = {BURST} }}\n",
     BY_NUMBER: f"[limits.user]\nparallel_syncs = {AT_A_TIME}\n",
 }
 NAMES = ("generic1", "generic2")
+
+
+UNKNOWN = re.compile(r" user_hash_status=(?:ERROR|TIMEOUT|REFUSED) ")
 
 
 class Bed(Deployment):
@@ -105,6 +112,18 @@ class Town:
         """Where a sync of the heavy account would go on that waits for news."""
         return Homeserver(self.bed).call("GET", "/_matrix/client/v3/sync?timeout=0", token=self.heavy[0])["next_batch"]
 
+    def unknown(self, account: dict) -> int:
+        """How many requests of the account passed because no lookup could tell whose they are: no limit by user counts them.
+
+        All that passed are compared: nginx and the account must have counted the same.
+        """
+        lines = [line for line in (self.bed.directory / "nginx/access.log").read_text().splitlines() if line.endswith(f'"{AGENT}"')]
+        passed = [line for line in lines if " refused=- " in line or " refused=" not in line]
+        if (len(lines), len(passed)) != (account["asked"], len(account["passed"])):
+            raise BedError(f"nginx saw {len(lines)} requests and let {len(passed)} pass, the account says otherwise: "
+                           f"{account['asked']}, {len(account['passed'])}")
+        return sum(bool(UNKNOWN.search(line)) for line in passed)
+
     def run(self, kind: str) -> tuple[float, dict]:
         """The p99 of the others in milliseconds, and what became of the heavy account."""
         self.bed.start_nginx(LIMITS.get(kind, ""))
@@ -112,25 +131,36 @@ class Town:
         self.live(2)
         account = None
         if kind in (ALONE, AGAIN):
+            self.live(BEFORE)
             took = self.live(SECONDS)
         else:
-            command = [sys.executable, "-m", "e2e.heavy", str(self.bed.base), str(SECONDS)]
+            command = [sys.executable, "-m", "e2e.heavy", str(self.bed.base), str(BEFORE + SECONDS)]
             command += ["30000", self.now()] if kind == BY_NUMBER else ["0"]
             with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as heavy:
                 heavy.stdin.write("\n".join(self.heavy))
                 heavy.stdin.close()
+                self.live(BEFORE)
                 took = self.live(SECONDS)
                 account = json.loads(heavy.stdout.read())
             # What it has asked of Synapse may go on.
-            time.sleep(5)
+            time.sleep(2)
+            account["unknown"] = self.unknown(account)
         return 1000 * sorted(took)[int(len(took) * 0.99)], account
 
 
 def off(kind: str, account: dict) -> float:
     """By how much the account is off its limit."""
     if kind == BY_NUMBER:
-        return account["waiting"] / AT_A_TIME - 1
-    return account["statuses"].get("200", 0) / (1 + BURST + RATE * account["seconds"]) - 1
+        return at_a_time(account["passed"]) / AT_A_TIME - 1
+    sent = [sent for sent, _ in account["passed"]]
+    return len(sent) / (1 + BURST + RATE * (max(sent) - min(sent))) - 1
+
+
+def at_a_time(passed: list[tuple[float, float | None]]) -> float:
+    """How many of the account's syncs waited at the same time, on average over the run but for its first seconds."""
+    end = BEFORE + SECONDS
+    held = (max(0, min(end, answered or end) - max(BEFORE, sent)) for sent, answered in passed)
+    return sum(held) / SECONDS
 
 
 def measure(town: Town) -> bool:
@@ -160,6 +190,7 @@ def show(town: Town, number: int, kind: str, found: dict) -> float:
     apart = 0.0
     if account:
         line += f"; asked {account['asked']}, answers {account['statuses']}, waiting {account['waiting']}"
+        line += f", passed with a user unknown {account['unknown']}"
         if kind in LIMITS:
             apart = abs(off(kind, account))
             line += f", {off(kind, account):+.2%} off its limit, Retry-After {account['retry_after']}"
