@@ -8,7 +8,7 @@ if [ "$HTTP" = YES ]; then
 
 $matrix_user_hash_library:
 	NGINX_SOURCE_DIR="$PWD" NGINX_BUILD_DIR="\$\$(cd $NGX_OBJS && pwd)" \\
-	"$matrix_user_hash_cargo" rustc --locked --manifest-path "$ngx_addon_dir/Cargo.toml" \\
+	"$matrix_user_hash_cargo" rustc --locked $matrix_user_hash_crates --manifest-path "$ngx_addon_dir/Cargo.toml" \\
 		--package ngx_http_matrix_user_hash_module --lib --crate-type staticlib --no-default-features \\
 		--profile $matrix_user_hash_profile --target-dir $matrix_user_hash_target
 

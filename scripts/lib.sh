@@ -113,6 +113,33 @@ need_rust() {
     command -v cargo >/dev/null || die "no cargo" "install Rust 1.88 or newer, 1.85 for the module alone (rustup, or Debian's)"
 }
 
+# The folder of the crate nginx-src, which carries nginx's source in nginx/.
+nginx_crate() {
+    cargo metadata --locked --format-version 1 --features vendored --manifest-path "$ROOT/Cargo.toml" | python3 -c '
+import json, sys
+(path,) = [p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "nginx-src"]
+print(path.removesuffix("/Cargo.toml"))'
+}
+
+# scratch_repository DIRECTORY: a repository with the tree as it is, uncommitted changes included, on main, with one commit.
+scratch_repository() {
+    mkdir -p "$1"
+    git -C "$ROOT" ls-files -z --cached --others --exclude-standard --deduplicate |
+        tar -C "$ROOT" --null --files-from - --ignore-failed-read --create | tar --extract --directory "$1"
+    git -C "$1" init --quiet --initial-branch main
+    git -C "$1" config user.name "Alice"
+    git -C "$1" config user.email alice@example.org
+    git -C "$1" add --all
+    git -C "$1" commit --quiet --message "All of it"
+}
+
+# pack PARENT NAME SECONDS: a tar archive of PARENT/NAME on standard output, with that time, and with the same bytes whoever
+# makes it, whenever, wherever.
+pack() {
+    tar --create --directory "$1" --format gnu --sort name --owner 0 --group 0 --numeric-owner --mode 'a+r,u+w,go-w,a+X' \
+        --mtime "@$3" "$2"
+}
+
 # A file is replaced by rename: a running nginx keeps the one that it has mapped.
 install_file() {
     mkdir -p "$(dirname "$2")"
