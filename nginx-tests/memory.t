@@ -20,6 +20,8 @@ system($compiler, '-shared', '-fPIC', '-O1', "-DFLAG=\"$flag\"", '-o', $library,
     or die 'cannot build scarce.c';
 END { unlink $flag, $library if $flag }
 
+# The stand-in homeserver starts now, without the library: it may be of another libc than nginx.
+whoami_reset();
 my $nginx = do {
     local $ENV{LD_PRELOAD} = $library;
     MatrixUserHash::Instance->start(server => <<'.');
