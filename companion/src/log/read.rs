@@ -5,7 +5,7 @@
 //! newest first.
 
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal as _, Read, Write as _};
+use std::io::{self, BufReader, ErrorKind, IsTerminal as _, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,40 +29,51 @@ pub(crate) fn lines(
     progress: &mut Progress,
     mut each: impl FnMut(Option<&[u8]>),
 ) -> Result<(), Diagnostic> {
-    for input in in_order(inputs)? {
+    for (path, file) in in_order(inputs)? {
         let refused = |error: io::Error| {
-            Diagnostic::error(format!("cannot read {}: {error}", input.display())).fix(
-                "name an access log that exists and that you may read, or - for standard input",
-            )
+            let fix = match error.kind() {
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidInput | ErrorKind::InvalidData => {
+                    "it is compressed, and cut off or damaged: name it when it is whole, or give what is left of it to standard input, as zcat FILE | synapse-companion balance -"
+                }
+                _ => {
+                    "name an access log that exists and that you may read, or - for standard input"
+                }
+            };
+            Diagnostic::error(format!("cannot read {}: {error}", path.display())).fix(fix)
         };
-        let mut reader = open(&input).map_err(refused)?;
+        let mut reader = open(&path, file).map_err(refused)?;
         of_reader(&mut reader, progress, &mut each).map_err(refused)?;
     }
     progress.end();
     Ok(())
 }
 
-/// The inputs by the first moment in each. What can be read only once keeps its place.
-fn in_order(inputs: &[PathBuf]) -> Result<Vec<PathBuf>, Diagnostic> {
+/// The inputs by the first moment in each. What can be read only once keeps its place. The others are open already: a log
+/// that is rotated in the meantime has another name then, and would be read twice or not at all.
+fn in_order(inputs: &[PathBuf]) -> Result<Vec<(PathBuf, Option<File>)>, Diagnostic> {
     let mut dated = Vec::new();
     let mut latest = i64::MIN;
     for input in inputs {
         // A pipe can be read once only, as standard input can.
         let again = inputs.len() > 1 && std::fs::metadata(input).is_ok_and(|known| known.is_file());
-        let first = if again { first_moment(input) } else { None };
+        let file = again.then(|| File::open(input).ok()).flatten();
+        let first = file.as_ref().and_then(first_moment);
         // What has no moment stays behind what it stood behind.
         latest = first.unwrap_or(latest);
-        dated.push((latest, input.clone()));
+        dated.push((latest, input.clone(), file));
     }
     if inputs.iter().filter(|input| is_stdin(input)).count() > 1 {
         return Err(Diagnostic::error("standard input is named twice").fix("name - once"));
     }
-    dated.sort_by_key(|(moment, _)| *moment);
-    Ok(dated.into_iter().map(|(_, input)| input).collect())
+    dated.sort_by_key(|(moment, ..)| *moment);
+    Ok(dated
+        .into_iter()
+        .map(|(_, input, file)| (input, file))
+        .collect())
 }
 
-fn first_moment(input: &Path) -> Option<i64> {
-    let mut reader = open(input).ok()?;
+fn first_moment(file: &File) -> Option<i64> {
+    let mut reader = plain(Box::new(file)).ok()?;
     let mut beginning = vec![0; 1 << 16];
     let mut filled = 0;
     while filled < beginning.len() {
@@ -83,13 +94,21 @@ fn is_stdin(input: &Path) -> bool {
     input.as_os_str() == "-"
 }
 
-/// Opens an input and looks at its first bytes, because a compressed one may have any name.
-fn open(input: &Path) -> io::Result<Box<dyn Read>> {
-    let file: Box<dyn Read> = if is_stdin(input) {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(File::open(input)?)
+/// An input from its beginning.
+fn open(input: &Path, file: Option<File>) -> io::Result<Box<dyn Read>> {
+    if is_stdin(input) {
+        return plain(Box::new(io::stdin().lock()));
+    }
+    let mut file = match file {
+        Some(file) => file,
+        None => return plain(Box::new(File::open(input)?)),
     };
+    file.rewind()?;
+    plain(Box::new(file))
+}
+
+/// What a file holds: its first bytes say whether it is compressed, because it may have any name.
+fn plain<'a>(file: Box<dyn Read + 'a>) -> io::Result<Box<dyn Read + 'a>> {
     let mut file = BufReader::with_capacity(1 << 16, file);
     let beginning = io::BufRead::fill_buf(&mut file)?;
     Ok(if beginning.starts_with(&[0x1f, 0x8b]) {
@@ -249,6 +268,28 @@ mod tests {
         for at_once in 1..text.len() + 1 {
             assert_eq!(all(text, at_once), wanted);
         }
+    }
+
+    #[test]
+    fn a_log_that_is_rotated_before_its_turn_is_read_once() {
+        let folder = crate::files::temporary().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let line =
+            |hour: u8| format!("2026-11-24T{hour:02}:00:00+00:00 /x 200 user=- worker=a:1\n");
+        std::fs::write(at("access.log"), line(2)).unwrap();
+        std::fs::write(at("access.log.1"), line(1)).unwrap();
+        let inputs = in_order(&[at("access.log"), at("access.log.1")]).unwrap();
+        std::fs::rename(at("access.log.1"), at("access.log.2")).unwrap();
+        std::fs::rename(at("access.log"), at("access.log.1")).unwrap();
+        std::fs::write(at("access.log"), line(3)).unwrap();
+        let mut text = String::new();
+        for (path, file) in inputs {
+            open(&path, file)
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
+        }
+        assert_eq!(text, line(1) + &line(2));
     }
 
     #[test]
