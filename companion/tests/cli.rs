@@ -1526,6 +1526,82 @@ fn workers_on_other_machines_that_nobody_names_are_asked_for() {
 }
 
 #[test]
+fn loopback_addresses_of_two_hosts_are_warned_of() {
+    let listener = |port: u16| {
+        format!(
+            "  - {{port: {port}, bind_addresses: ['::1', 127.0.0.1], type: http, x_forwarded: true, resources: [{{names: [client, federation]}}]}}\n"
+        )
+    };
+    let worker = format!(
+        "worker_app: synapse.app.generic_worker\nworker_name: generic1\nworker_listeners:\n{}",
+        listener(8083)
+    );
+    for (name, host, is_warned_of) in [
+        ("loopbacks-of-two", "10.0.0.2", true),
+        ("loopbacks-of-one", "10.0.0.1", false),
+    ] {
+        let shared = format!(
+            "listeners:\n{}instance_map: {{main: {{host: 10.0.0.1, port: 9093}}, generic1: {{host: {host}, port: 9101}}}}\n",
+            listener(8008)
+        );
+        let (code, _, said) = with_worker(name, &shared, &worker);
+        assert_eq!(code, Some(0), "{said}");
+        let warning =
+            "main is on 10.0.0.1 and generic1 on 10.0.0.2, and both listen at a loopback address";
+        assert_eq!(said.contains(warning), is_warned_of, "{said}");
+    }
+}
+
+/// Renders `deployments/synapse` with a folder of further shared files.
+fn with_folder(shared: &Path) -> String {
+    let output = companion(&[
+        "render",
+        "--homeserver",
+        "deployments/synapse/homeserver.yaml",
+        "--homeserver",
+        shared.to_str().unwrap(),
+        "--worker",
+        "deployments/synapse/workers",
+        "--nginx-version",
+        "1.28.3",
+    ]);
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_hidden_file_of_a_folder_counts_as_in_synapse() {
+    let shared = folder("hidden");
+    let writers = "stream_writers: {typing: nobody-has-my-file}\n";
+    std::fs::write(shared.join(".yaml"), writers).unwrap();
+    assert!(with_folder(&shared).contains("nobody-has-my-file"));
+    std::fs::write(
+        shared.join(".later.yaml"),
+        "stream_writers: {typing: nor-mine}\n",
+    )
+    .unwrap();
+    // `.later.yaml` comes before `.yaml`, as Python sorts.
+    assert!(with_folder(&shared).contains("nobody-has-my-file"));
+}
+
+#[test]
+fn a_folder_that_nobody_may_read_is_not_taken_for_empty() {
+    use std::os::unix::fs::PermissionsExt;
+    let shared = folder("closed");
+    let writers = "stream_writers: {typing: nobody-has-my-file}\n";
+    std::fs::write(shared.join("writers.yaml"), writers).unwrap();
+    // With 0o444 the names can be read and the files cannot. Root may read all of it.
+    for mode in [0o000, 0o444] {
+        std::fs::set_permissions(&shared, PermissionsExt::from_mode(mode)).unwrap();
+        let said = with_folder(&shared);
+        std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o755)).unwrap();
+        assert!(
+            said.contains("cannot read") || said.contains("nobody-has-my-file"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn every_yaml_in_the_documentation_is_yaml() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/companion");
     let mut documents = 0;

@@ -7,6 +7,7 @@ mod listeners;
 mod shared;
 mod yaml;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use self::listeners::Of;
@@ -132,7 +133,8 @@ enum Named {
 }
 
 /// The files of a path whose last part may hold `*`. A folder stands for its YAML files: in alphabetical order, and for
-/// the shared configuration only those that end in `.yaml` (`find_config_files` in synapse/config/_base.py).
+/// the shared configuration only those that end in `.yaml`, hidden ones too (`find_config_files` in
+/// synapse/config/_base.py).
 fn expanded(path: &Path, files: Files, found: &mut Diagnostics) -> Vec<(PathBuf, Named)> {
     let name = path
         .file_name()
@@ -150,12 +152,28 @@ fn expanded(path: &Path, files: Files, found: &mut Diagnostics) -> Vec<(PathBuf,
     } else {
         &folder
     };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(read)
+    let entries = std::fs::read_dir(read)
+        .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+        .or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(Vec::new()),
+            _ => Err(error),
+        });
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => {
+            found.push(
+                Diagnostic::error(format!("cannot read {}: {error}", folder.display())).fix(
+                    "run this as a user who may read the folder, or name its files one by one",
+                ),
+            );
+            return Vec::new();
+        }
+    };
+    let has_hidden = files == Files::Shared && pattern.is_none();
+    let mut paths: Vec<PathBuf> = entries
         .into_iter()
-        .flatten()
-        .flatten()
         .map(|entry| folder.join(entry.file_name()))
-        .filter(|path| path.is_file() && fits(path, pattern.as_deref()))
+        .filter(|path| fits(path, pattern.as_deref(), has_hidden) && may_be_file(path))
         .collect();
     paths.sort();
     if files == Files::Shared && pattern.is_none() {
@@ -180,7 +198,7 @@ fn expanded(path: &Path, files: Files, found: &mut Diagnostics) -> Vec<(PathBuf,
         .collect()
 }
 
-fn fits(path: &Path, pattern: Option<&str>) -> bool {
+fn fits(path: &Path, pattern: Option<&str>, has_hidden: bool) -> bool {
     let name = path
         .file_name()
         .map(|name| name.to_string_lossy())
@@ -188,19 +206,23 @@ fn fits(path: &Path, pattern: Option<&str>) -> bool {
     match pattern {
         Some(pattern) => values::glob(pattern, &name),
         None => {
-            !name.starts_with('.')
-                && path
-                    .extension()
-                    .is_some_and(|extension| extension == "yaml" || extension == "yml")
+            (has_hidden || !name.starts_with('.'))
+                && (name.ends_with(".yaml") || name.ends_with(".yml"))
         }
     }
 }
 
+/// Whether it is a file. What nobody lets us look at may be one, and reading it will say why it cannot be read.
+fn may_be_file(path: &Path) -> bool {
+    path.metadata().map_or_else(
+        |error| error.kind() == ErrorKind::PermissionDenied,
+        |metadata| metadata.is_file(),
+    )
+}
+
 /// In a folder, Synapse reads `.yaml` and nothing else.
 fn is_read_by_synapse(path: &Path, found: &mut Diagnostics) -> bool {
-    let read = path
-        .extension()
-        .is_some_and(|extension| extension == "yaml");
+    let read = path.to_string_lossy().ends_with(".yaml");
     if !read {
         found.push(
             Diagnostic::warning("in a folder, Synapse reads only files that end in .yaml, so this one has no effect")

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::input::facts::{Bound, Facts, ListenerFacts, ProcessFacts, Stated};
+use crate::input::facts::{Application, Bound, Facts, ListenerFacts, ProcessFacts, Stated};
 use crate::input::values;
 use crate::model::{Address, Resource};
 
@@ -23,13 +23,14 @@ pub(super) struct Located {
 pub(super) fn locate(facts: &Facts, found: &mut Diagnostics) -> Vec<Located> {
     let somewhere_else = is_anything_elsewhere(facts);
     let mut used = BTreeSet::new();
-    let located = facts
+    let located: Vec<Located> = facts
         .main
         .iter()
         .chain(&facts.workers)
         .map(|process| process_at(process, facts, somewhere_else, &mut used, found))
         .collect();
     warn_of_unused(facts, &used, found);
+    warn_of_several_loopbacks(facts, &located, found);
     located
 }
 
@@ -200,6 +201,49 @@ fn warn_of_unused(facts: &Facts, used: &BTreeSet<String>, found: &mut Diagnostic
             );
         }
     }
+}
+
+/// Loopback is the machine that nginx is on, so processes on several hosts cannot all be reached there.
+fn warn_of_several_loopbacks(facts: &Facts, located: &[Located], found: &mut Diagnostics) {
+    let mut on_loopback = facts
+        .main
+        .iter()
+        .chain(&facts.workers)
+        .zip(located)
+        .filter(|(process, located)| {
+            !matches!(process.application, Application::Declared(_))
+                && located.addresses.values().any(is_loopback)
+        })
+        .filter_map(|(process, _)| Some((process, stated_host(process, facts)?)));
+    let Some((first, host)) = on_loopback.next() else {
+        return;
+    };
+    let Some((other, other_host)) = on_loopback.find(|(_, other)| *other != host) else {
+        return;
+    };
+    found.push(
+        other.listeners_at.on(Diagnostic::warning(format!(
+            "{} is on {host} and {} on {other_host}, and both listen at a loopback address: nginx can reach only those on its own host",
+            first.name, other.name
+        ))
+        .fix("bind each to an address that nginx can reach, as bind_addresses: ['::']; or name the same host for both, if they are on one")),
+    );
+}
+
+fn is_loopback(address: &Address) -> bool {
+    matches!(address, Address::Tcp { host, .. } if is_local(host))
+}
+
+/// The host of a process by `instance_map` or `[synapse.hosts]`, if it is not this machine.
+fn stated_host(process: &ProcessFacts, facts: &Facts) -> Option<String> {
+    if let Some(Some(host)) = instance(facts, &process.name)
+        && !is_local(host)
+    {
+        return Some(host.clone());
+    }
+    let (_, host) = narrowest(&facts.hosts, &process.name)?;
+    let host = host.value.replace("{name}", &process.name);
+    (!is_local(&host)).then_some(host)
 }
 
 fn is_served_at_port(process: &ProcessFacts) -> bool {
