@@ -1,12 +1,14 @@
 """scripts/limits fairness: one account with 200 parallel syncs over 20 tokens and 20 addresses, beside 50 ordinary users.
 
-Two Synapse workers behind nginx as the companion renders it. In each round, the ordinary users alone; beside the account in
-a tight loop, held to a rate; beside its long polls, held to a number at a time; alone again. At last beside the account without any
-limit. The account begins BEFORE seconds before the others are measured, and ends with them; its own figures are of the whole time.
+Two Synapse workers behind nginx as the companion renders it. In each round, the ordinary users alone; without the account; beside
+the account in a tight loop, held to a rate; beside its long polls, held to a number at a time; without it again. At last beside the
+account without any limit. "Without the account", its client asks another nginx as often, which answers 429 to everything: the client
+is on the same machine, and what it takes of the processors is not what the account takes from others. The account begins BEFORE
+seconds before the others are measured, and ends with them; its own figures are of the whole time.
 
 Printed for each run: how often the account asked and was served, by how much that is off its limit, and the p99 of the others' syncs.
-Exit status 1 if the account is more than 1% off its limit in any run, or if the median p99 beside it differs from that of the others
-alone by more than two runs of the others alone do.
+Exit status 1 if the account is more than 1% off its limit in any run, or if the median p99 beside it differs from that without it
+by more than two runs without it do.
 
 LIMITS_PORT is the first of its 200 ports on 127.0.0.1 (default 18400). Logs: build/e2e/fairness.
 """
@@ -23,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from tests.bed.client import Client
+from tests.bed.nginx import Nginx, temporary_paths, user_root
 from tests.bed.processes import ROOT, BedError, Processes
 
 from .database import Database
@@ -39,14 +42,29 @@ RATE, BURST, AT_A_TIME = 10, 20, 20
 # The account has begun so long before the others are measured: its burst, and the lookups of its first tokens, are over then.
 BEFORE = 3
 TOKENS = ADDRESSES * (replaced(BEFORE + SECONDS, 0) + 1)
-ALONE, AGAIN, BY_RATE, BY_NUMBER, UNLIMITED = "alone", "alone again", "held to a rate", "held to a number", "without limits"
+ALONE, ELSEWHERE, AGAIN = "alone", "without the account", "without the account again"
+BY_RATE, BY_NUMBER, UNLIMITED = "held to a rate", "held to a number", "without limits"
 LIMITS = {
     BY_RATE: f"[limits.user]\nsync = {{ per_second = {RATE}, burst = {BURST} }}\n",
     BY_NUMBER: f"[limits.user]\nparallel_syncs = {AT_A_TIME}\n",
 }
 NAMES = ("generic1", "generic2")
 
-
+# The nginx that the account's client asks while the account is not there.
+OTHER = """\
+{user}
+pid {directory}/nginx.pid;
+events {{ worker_connections 1024; }}
+http {{
+    access_log {directory}/access.log;
+    {temporary}
+    keepalive_requests 1000000;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ add_header Retry-After 1 always; return 429; }}
+    }}
+}}
+"""
 UNKNOWN = re.compile(r" user_hash_status=(?:ERROR|TIMEOUT|REFUSED) ")
 
 
@@ -130,22 +148,29 @@ class Town:
         # Every token is known, and every worker warm.
         self.live(2)
         account = None
-        if kind in (ALONE, AGAIN):
+        if kind == ALONE:
             self.live(BEFORE)
             took = self.live(SECONDS)
+        elif kind in (ELSEWHERE, AGAIN):
+            directory, port = self.bed.directory / "other", self.bed.base + 90
+            other = OTHER.format(user=user_root(), directory=directory, port=port, temporary=temporary_paths(directory))
+            with Nginx(directory, other, port=port):
+                took, _ = self.beside(port, ["0"])
         else:
-            command = [sys.executable, "-m", "e2e.heavy", str(self.bed.base), str(BEFORE + SECONDS)]
-            command += ["30000", self.now()] if kind == BY_NUMBER else ["0"]
-            with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as heavy:
-                heavy.stdin.write("\n".join(self.heavy))
-                heavy.stdin.close()
-                self.live(BEFORE)
-                took = self.live(SECONDS)
-                account = json.loads(heavy.stdout.read())
+            took, account = self.beside(self.bed.base, ["30000", self.now()] if kind == BY_NUMBER else ["0"])
             # What it has asked of Synapse may go on.
             time.sleep(2)
             account["unknown"] = self.unknown(account)
         return 1000 * sorted(took)[int(len(took) * 0.99)], account
+
+    def beside(self, port: int, how: list[str]) -> tuple[list[float], dict]:
+        """How long the others' syncs take while the account's client asks an nginx, and what became of that."""
+        command = [sys.executable, "-m", "e2e.heavy", str(port), str(BEFORE + SECONDS), *how]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as heavy:
+            heavy.stdin.write("\n".join(self.heavy))
+            heavy.stdin.close()
+            self.live(BEFORE)
+            return self.live(SECONDS), json.loads(heavy.stdout.read())
 
 
 def off(kind: str, account: dict) -> float:
@@ -166,17 +191,18 @@ def at_a_time(passed: list[tuple[float, float | None]]) -> float:
 def measure(town: Town) -> bool:
     found, most_off = {}, 0.0
     for number in range(ROUNDS):
-        for kind in (ALONE, BY_RATE, BY_NUMBER, AGAIN):
+        for kind in (ALONE, ELSEWHERE, BY_RATE, BY_NUMBER, AGAIN):
             most_off = max(most_off, show(town, number + 1, kind, found))
     show(town, ROUNDS, UNLIMITED, found)
-    alone = statistics.median(found[ALONE] + found[AGAIN])
-    noise = max(abs(a - b) for a, b in zip(found[ALONE], found[AGAIN], strict=True))
-    print(f"\nmedian p99 of the others alone {alone:.1f} ms; two runs of a round differ by up to {noise:.1f} ms")
+    without = statistics.median(found[ELSEWHERE] + found[AGAIN])
+    noise = max(abs(a - b) for a, b in zip(found[ELSEWHERE], found[AGAIN], strict=True))
+    print(f"\nmedian p99 of the others alone {statistics.median(found[ALONE]):.1f} ms, with the account's client busy elsewhere "
+          f"{without:.1f} ms; two such runs of a round differ by up to {noise:.1f} ms")
     fair = True
     for kind in (BY_RATE, BY_NUMBER):
         p99 = statistics.median(found[kind])
-        fair &= abs(p99 - alone) <= noise
-        print(f"median p99 beside the account {kind} {p99:.1f} ms: {p99 - alone:+.1f} ms")
+        fair &= abs(p99 - without) <= noise
+        print(f"median p99 beside the account {kind} {p99:.1f} ms: {p99 - without:+.1f} ms")
     print(f"p99 beside the account without limits {found[UNLIMITED][0]:.1f} ms")
     print(f"the account was at most {most_off:.2%} off its limit")
     return fair and most_off <= 0.01
