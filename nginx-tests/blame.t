@@ -69,4 +69,27 @@ plan skip_all => 'valgrind has descriptors of its own' if $ENV{TEST_NGINX_USE_VA
     like($ask->('/', token('alice/without1')), qr/^x-status: MISS/mi, 'once there are descriptors, the same token is looked up at once');
 }
 
+# While whoami fails, nginx's lines about it are left out, but of a log with which somebody debugs. A location's logs have
+# levels of their own.
+{
+    my $nginx = MatrixUserHash::Instance->start(server => <<'.');
+        location / {
+            error_log logs/debug.log debug;
+            error_log logs/info.log info;
+            error_log logs/crit.log crit;
+            matrix_user_hash http://$TEST_NGINX_DEAD;
+            empty_gif;
+        }
+.
+    my $n = 0;
+    my $ask = sub { get($nginx->port, '/', token('alice/levels' . $n++)) };
+    my $lines = sub { scalar(() = $nginx->slurp("$_[0].log") =~ /\[error\].*connect\(\) failed/g) };
+    $ask->();
+    is(join(' ', map { $lines->($_) } qw(debug info crit)), '1 1 0', 'what a lookup says at first goes to each log that takes its level');
+    my $end = time + 10;
+    do { sleep 0.1; $ask->() } until $lines->('debug') >= 3 || time > $end;
+    cmp_ok($lines->('debug'), '>=', 3, 'while whoami fails, it goes on in the log for debugging');
+    is($lines->('info'), 1, '… and in no other');
+}
+
 done_testing;

@@ -87,6 +87,24 @@ GET /sync = ANONYMOUS -
 --- raw_response_headers_like eval
 [qr/X-Told: yes\r\n/, qr/X-Told: no\r\n/]
 
+=== a map that is read before the wait keeps its early value, a volatile one does not
+--- http_config
+map $matrix_user_hash $kept { default "yes"; "" "no"; }
+map $matrix_user_hash $computed { volatile; default "yes"; "" "no"; }
+--- config
+location / {
+    matrix_user_hash http://$TEST_NGINX_WHOAMI;
+    if ($kept = yes) { return 418; }
+    if ($computed = yes) { return 418; }
+    proxy_set_header X-Told "$kept $computed";
+    proxy_pass http://sync_workers;
+}
+--- steps
+GET /sync {alice/phone} = MISS @alice:example.org
+GET /sync {alice/phone} = HIT @alice:example.org
+--- raw_response_headers_like eval
+[qr/X-Told: no yes\r\n/, qr/X-Told: no yes\r\n/]
+
 === proxy_set_header passes hash and status to the worker
 --- config
 location / {
