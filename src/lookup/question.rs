@@ -61,9 +61,12 @@ pub(super) fn write(
     if key(location, &token, masquerade.as_ref()) != Some(*question.key()) {
         return Err(NotWritten::Changed);
     }
-    let asked = masquerade
-        .as_ref()
-        .map(|masquerade| masquerade.user_id.as_str().to_owned());
+    let asked = match &masquerade {
+        Some(masquerade) => {
+            Some(memory::text(masquerade.user_id.as_str()).ok_or(NotWritten::NoMemory)?)
+        }
+        None => None,
+    };
     let forwarded_for = match NonNull::new(location.conf.forwarded_for) {
         // SAFETY: it belongs to the configuration of the client's location.
         Some(value) => unsafe { client.evaluate(value) },

@@ -176,6 +176,7 @@ fn read(lookup: &Lookup, upstream: &mut ngx_http_upstream_t, eof: bool) -> Readi
                 Malformed::Head => FailureKind::Head,
                 Malformed::Body => FailureKind::Body,
                 Malformed::TooLarge => FailureKind::TooLarge,
+                Malformed::NoMemory => FailureKind::Local,
             }),
             0,
         ),

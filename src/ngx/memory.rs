@@ -25,3 +25,11 @@ pub(crate) fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
     vector.try_reserve_exact(capacity).ok()?;
     Some(vector)
 }
+
+/// A copy of a text, if there is memory for it.
+pub(crate) fn text(of: &str) -> Option<String> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(of.len()).ok()?;
+    copy.push_str(of);
+    Some(copy)
+}

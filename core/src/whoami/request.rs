@@ -99,7 +99,11 @@ impl Request<'_> {
             }
             written
         };
-        line(&[b"GET ", self.path, &self.arguments(), b" HTTP/1.1\r\n"]);
+        line(&[b"GET ", self.path]);
+        self.arguments(&mut |piece| {
+            line(&[piece]);
+        });
+        line(&[b" HTTP/1.1\r\n"]);
         line(&[b"Host: ", self.host, b"\r\n"]);
         line(&[b"Authorization: Bearer ", self.token.as_bytes(), b"\r\n"]);
         let mut size = line(&[b"Accept: application/json\r\nAccept-Encoding: identity\r\n"]);
@@ -131,27 +135,21 @@ impl Request<'_> {
         .filter_map(|(name, value)| Some((name, value?)))
     }
 
-    /// What is appended to the configured path: nothing, or the masquerade as arguments with their `?` or `&`.
-    fn arguments(&self) -> Vec<u8> {
-        let mut arguments = Vec::new();
+    /// Gives what is appended to the configured path: nothing, or the masquerade as arguments with their `?` or `&`.
+    fn arguments(&self, put: &mut dyn FnMut(&[u8])) {
         let Some(masquerade) = &self.masquerade else {
-            return arguments;
+            return;
         };
-        let joint = if self.path.contains(&b'?') {
-            b'&'
-        } else {
-            b'?'
-        };
-        arguments.push(joint);
-        arguments.extend_from_slice(b"user_id=");
-        query::encode(masquerade.user_id.as_str().as_bytes(), &mut arguments);
+        let has_arguments = self.path.contains(&b'?');
+        put(if has_arguments { b"&" } else { b"?" });
+        put(b"user_id=");
+        query::encode(masquerade.user_id.as_str().as_bytes(), put);
         if let Some((param, value)) = masquerade.device_id.filter(|(_, value)| is_device(value)) {
-            arguments.push(b'&');
-            arguments.extend_from_slice(param.name().as_bytes());
-            arguments.push(b'=');
-            query::encode(value, &mut arguments);
+            put(b"&");
+            put(param.name().as_bytes());
+            put(b"=");
+            query::encode(value, put);
         }
-        arguments
     }
 }
 

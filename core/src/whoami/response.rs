@@ -52,6 +52,9 @@ pub enum Malformed {
     /// The whole response does not fit the limit.
     #[error("response over the limit")]
     TooLarge,
+    /// There is no memory to join the chunks of its body.
+    #[error("no memory for the response body")]
+    NoMemory,
 }
 
 /// Reads the response at the beginning of `buf`, which is all that the connection gave so far.
@@ -270,9 +273,23 @@ fn chunked(buf: &[u8], mut at: usize, limit: usize) -> Result<Option<Decoded<'_>
         if body.is_empty() {
             body = Cow::Borrowed(data);
         } else {
-            body.to_mut().extend_from_slice(data);
+            body = Cow::Owned(joined(body, data)?);
         }
     }
+}
+
+/// `body` with `data` behind it.
+fn joined(body: Cow<'_, [u8]>, data: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let (mut whole, before) = match body {
+        Cow::Owned(whole) => (whole, &[][..]),
+        Cow::Borrowed(before) => (Vec::new(), before),
+    };
+    whole
+        .try_reserve(before.len() + data.len())
+        .map_err(|_| Malformed::NoMemory)?;
+    whole.extend_from_slice(before);
+    whole.extend_from_slice(data);
+    Ok(whole)
 }
 
 /// The size on a chunk's first line, which is given without its LF. Extensions are ignored (RFC 9112, 7.1.1).
