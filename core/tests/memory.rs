@@ -16,7 +16,8 @@ use matrix_user_hash_core::shm::zone::Zone;
 use matrix_user_hash_core::sync::AtomicU64;
 use matrix_user_hash_core::time::{Millis, Seconds};
 use matrix_user_hash_core::token::Token;
-use matrix_user_hash_core::user::UserHash;
+use matrix_user_hash_core::user::{UserHash, UserId};
+use matrix_user_hash_core::whoami::{self, DeviceParam, Progress, Request, parse};
 
 #[path = "support/random.rs"]
 mod random;
@@ -68,6 +69,55 @@ fn a_request_whose_user_is_known_allocates_nothing() {
         assert_eq!(entry.map(|entry| entry.user), Some(alice));
     }
     assert_eq!(ALLOCATIONS.get(), before);
+}
+
+#[test]
+fn an_answer_of_synapse_is_read_without_memory() {
+    for (status, body) in [
+        (
+            200,
+            r#"{"user_id":"@alice:example.org","is_guest":false,"device_id":"GHTYAJCE"}"#,
+        ),
+        (200, r#"{"user_id":"@alice:example.org","is_guest":false}"#),
+        (
+            401,
+            r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown","soft_logout":false}"#,
+        ),
+    ] {
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        );
+        let before = ALLOCATIONS.get();
+        let Ok(Progress::Complete(response)) = parse(answer.as_bytes(), 4096, false) else {
+            panic!("{answer}");
+        };
+        let result = response.result(None);
+        assert_eq!(ALLOCATIONS.get(), before, "{body}");
+        assert_eq!(result.is_ok(), status == 200);
+    }
+}
+
+#[test]
+fn a_question_for_a_masquerade_is_made_without_memory() {
+    let token = Token::new(b"as_telegram_3f9c1be07d5a4c21").unwrap();
+    let request = Request {
+        path: b"/_matrix/client/v3/account/whoami",
+        host: b"synapse",
+        token: &token,
+        user_agent: None,
+        forwarded_for: b"192.0.2.1",
+        remote_addr: b"192.0.2.1",
+        forwarded_proto: b"https",
+        masquerade: Some(whoami::Masquerade {
+            user_id: UserId::try_from("@telegram_1:example.org").unwrap(),
+            device_id: Some((DeviceParam::Stable, b"A B")),
+        }),
+    };
+    let (before, mut length) = (ALLOCATIONS.get(), 0);
+    request.pieces(&mut |piece| length += piece.len());
+    assert_eq!(ALLOCATIONS.get(), before);
+    assert_eq!(length, request.len());
 }
 
 #[test]

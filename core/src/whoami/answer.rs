@@ -14,12 +14,15 @@ use crate::user::{Masquerade, UserHash, UserId};
 /// The part of whoami's answer that matters (Matrix specification, `GET /account/whoami`).
 #[derive(Deserialize)]
 struct WhoAmI<'a> {
-    /// Borrowed from the body unless it has escapes.
     #[serde(borrow)]
-    user_id: Cow<'a, str>,
+    user_id: Text<'a>,
     #[serde(borrow, default)]
-    device_id: Option<Cow<'a, str>>,
+    device_id: Option<Text<'a>>,
 }
+
+/// A text, borrowed from the body unless it has escapes. Within an `Option`, serde would copy a bare `Cow`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A standard error response (Matrix specification, "Standard error response").
 #[derive(Deserialize)]
@@ -50,7 +53,10 @@ impl Response<'_> {
     }
 
     fn identity(&self, asked: Option<&str>) -> Option<Identity> {
-        let WhoAmI { user_id, device_id } = object(&self.body)?;
+        let WhoAmI {
+            user_id: Text(user_id),
+            device_id,
+        } = object(&self.body)?;
         let user = UserId::try_from(&*user_id).ok()?;
         let masquerade = match asked {
             // Tokens without a device are minted by admins or belong to application services, and only those may
