@@ -360,7 +360,14 @@ fn simulated(arguments: &cli::Simulate) -> Result<simulate::Report, Diagnostics>
     let named = arguments.today.is_some() || arguments.today_deployment.is_some();
     let (mut group, mut logged) = (log.group.clone(), Vec::new());
     if !named || group.is_none() {
-        if !log.logs.iter().all(|path| path.is_file()) {
+        // What is missing or a folder is refused with its own reason when it is read.
+        let is_pipe = |path: &PathBuf| {
+            path.as_os_str() == "-"
+                || path
+                    .metadata()
+                    .is_ok_and(|known| !known.is_file() && !known.is_dir())
+        };
+        if log.logs.iter().any(is_pipe) {
             return Err(Diagnostic::error("a pipe can be read only once, and the log has to be read to see its group and its workers")
                 .fix("name them with --group and with --today or --today-deployment, or write the log to a file")
                 .into());

@@ -1602,6 +1602,26 @@ fn a_folder_that_nobody_may_read_is_not_taken_for_empty() {
 }
 
 #[test]
+fn a_log_that_cannot_be_read_says_why() {
+    let place = folder("odd-logs");
+    let at = |name: &str| place.join(name).display().to_string();
+    std::fs::write(at("cut.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x4b]).unwrap();
+    let (cut, missing, here) = (at("cut.gz"), at("missing"), place.display().to_string());
+    let simulate = |log| ["simulate", log, "--workers", "a:1,b:2"];
+    for (arguments, why) in [
+        (&["balance", &cut][..], "cut off or damaged"),
+        (&["top", "--once", &cut], "is compressed"),
+        (&simulate(&missing), "No such file"),
+        (&simulate(&here), "Is a directory"),
+    ] {
+        let output = companion(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn every_yaml_in_the_documentation_is_yaml() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/companion");
     let mut documents = 0;

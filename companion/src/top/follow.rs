@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,16 @@ impl Follower {
         if !known.is_file() {
             return Err(Diagnostic::error(format!("{} is no file", path.display()))
                 .fix("name a log that grows; `balance` reads pipes"));
+        }
+        let mut beginning = [0; 2];
+        let is_compressed =
+            file.read_exact_at(&mut beginning, 0).is_ok() && beginning == [0x1f, 0x8b];
+        if is_compressed {
+            return Err(Diagnostic::error(format!(
+                "{} is compressed, so it grows no more",
+                path.display()
+            ))
+            .fix("name the log that nginx writes; `balance` reads compressed ones"));
         }
         let at = known.len().saturating_sub(BEGINNING);
         let now = Open {
