@@ -33,7 +33,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         moves: Moves,
         /// The folder of the nginx.conf that runs, if it is not that of --output
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", value_parser = folder)]
         installed: Option<PathBuf>,
     },
     /// Render as if a worker were not there: its users leave it one by one
@@ -53,7 +53,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME", value_parser = start)]
         start: Option<u64>,
         /// The folder of the nginx.conf that runs, if it is not that of --output
-        #[arg(long, value_name = "DIR", required_unless_present = "output")]
+        #[arg(long, value_name = "DIR", required_unless_present = "output", value_parser = folder)]
         installed: Option<PathBuf>,
     },
     /// Render into a temporary folder and have `nginx -t` judge it
@@ -154,8 +154,21 @@ pub(crate) struct Candidate {
 #[derive(Debug, Args)]
 pub(crate) struct InstalledFolder {
     /// The folder of the installed nginx.conf
-    #[arg(long = "installed", value_name = "DIR", default_value = "/etc/nginx")]
+    #[arg(long = "installed", value_name = "DIR", default_value = DEFAULT_FOLDER, value_parser = folder)]
     pub folder: PathBuf,
+}
+
+/// Where Debian and the official images have it. A machine that only renders does not.
+const DEFAULT_FOLDER: &str = "/etc/nginx";
+
+/// A folder that is there. Of another one it would look as if nothing were installed, and nobody on the move.
+fn folder(text: &str) -> Result<PathBuf, String> {
+    let folder = PathBuf::from(text);
+    if folder.is_dir() || text == DEFAULT_FOLDER {
+        Ok(folder)
+    } else {
+        Err("there is no such folder".to_owned())
+    }
 }
 
 /// Whose way is shown.

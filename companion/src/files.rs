@@ -6,24 +6,43 @@ use std::path::{Path, PathBuf};
 use crate::diagnostic::Diagnostic;
 use crate::render::Files;
 
-/// Writes all files below a folder. Each appears whole or not at all; what was there under another name stays, but
-/// includes that are no longer rendered are taken away, for nginx would not miss them and an operator might edit them.
+/// Writes all files below a folder. Each appears whole or not at all, and none before all are written: a full disk leaves the
+/// folder as it was. What was there under another name stays, but includes that are no longer rendered are taken away, for nginx
+/// would not miss them and an operator might edit them.
 ///
 /// # Errors
 /// The folder or a file cannot be written.
 pub(crate) fn install(files: &Files, folder: &Path) -> Result<(), Diagnostic> {
+    let mut written = Written(Vec::new());
     for (name, text) in files {
         let path = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent).map_err(|error| refused(parent, &error))?;
         let new = path.with_extension("conf.new");
+        written.0.push(new.clone());
         std::fs::write(&new, text).map_err(|error| refused(&new, &error))?;
+    }
+    for name in files.keys() {
+        let path = folder.join(name);
+        let new = path.with_extension("conf.new");
         std::fs::rename(&new, &path).map_err(|error| refused(&path, &error))?;
     }
     for stale in stale(files, folder) {
         std::fs::remove_file(&stale).map_err(|error| refused(&stale, &error))?;
     }
     Ok(())
+}
+
+/// New files that go away with the value, unless they have got their names.
+struct Written(Vec<PathBuf>);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Most are no longer there, and nothing else can be done about one that cannot be removed.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Refuses to replace what the companion did not write: an nginx.conf may be somebody's work of years.

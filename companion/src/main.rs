@@ -231,7 +231,9 @@ fn moved(
     if let Some(worker) = drained {
         moves::drain(&mut deployment, worker)?;
     }
+    // `now` is for everybody: it does not matter who is where, nor whether that can be read.
     let installed = installed
+        .filter(|_| !wish.now)
         .map(|folder| Installed::read(folder, &deployment.settings.name))
         .transpose()?
         .flatten();

@@ -28,6 +28,9 @@ use crate::plan::{Key, Plan, Server, Upstream};
 /// How long an nginx has to get the new configuration before users begin to move, in milliseconds, unless `--start` says so.
 const NOTICE: u64 = 60_000;
 
+/// The longest shift that the module takes, in milliseconds.
+const LONGEST: u64 = 365 * 86_400_000;
+
 /// A group, some of whose users are elsewhere.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Moving {
@@ -106,6 +109,16 @@ pub(crate) struct Wish {
     pub now: bool,
 }
 
+impl Wish {
+    /// Whether it is for another time than this one.
+    fn is_other_than(&self, span: Span) -> bool {
+        let length = (span.end() - span.start()) / 1000;
+        let is_start = |start: u64| start.next_multiple_of(1000) == span.start();
+        self.gradually.is_some_and(|over| over != length)
+            || self.start.is_some_and(|start| !is_start(start))
+    }
+}
+
 /// Milliseconds since 1970.
 pub(crate) fn clock() -> u64 {
     let passed = SystemTime::now()
@@ -144,7 +157,7 @@ pub(crate) fn plan(
     }
     let changes = changes(deployment, &plain, installed);
     if installed.is_moving(now) {
-        return kept(deployment, plain, installed, &changes, now);
+        return kept(deployment, plain, installed, &changes, wish, now);
     }
     let mut notes = Vec::new();
     if !installed.shifts.is_empty() {
@@ -194,36 +207,59 @@ fn kept(
     plain: Plan,
     installed: &Installed,
     changes: &[Change],
+    wish: &Wish,
     now: u64,
 ) -> Result<(Plan, Vec<Diagnostic>), Diagnostic> {
     let end = installed.end().unwrap_or_default();
-    if let Some(other) = changes.first() {
-        let left = end.saturating_sub(now).div_ceil(1000);
-        return Err(Diagnostic::error(format!(
-            "users of {} are on the move until {}, another {}; until then {} cannot change again",
-            names(installed.shifts.keys()),
-            moment(end),
-            length(left),
-            name(&plain, other.role)
-        ))
-        .fix("wait until then; or say --now, which ends the shift and moves everybody at once"));
-    }
+    let moving = names(installed.shifts.keys());
+    let left = length(end.saturating_sub(now).div_ceil(1000));
     let roles: BTreeSet<Role> = Role::all()
         .filter(|role| installed.shifts.contains_key(&name(&plain, *role)))
         .collect();
     let mut plan = standing_in(deployment, &plain, &roles);
+    // Who has moved would not stay on their worker in a group that is spread by another thing than before.
+    let is_spread_otherwise = |role: &Role| {
+        let name = name(&plan, *role);
+        let is = plan
+            .upstream(&name)
+            .map(|group| group.hash == Some(Key::User));
+        let was = installed.groups.get(&name).map(Group::is_by_user);
+        is != was
+    };
+    let otherwise = roles.iter().copied().find(is_spread_otherwise);
+    if let Some(other) = changes.first().map(|change| change.role).or(otherwise) {
+        let fix = if installed.has_begun(now) {
+            "wait until then; or say --now, which ends the shift and moves everybody at once"
+        } else {
+            "wait until then; or, since nobody has moved yet: render the deployment as it was with --now, which takes the shift back"
+        };
+        return Err(Diagnostic::error(format!(
+            "users of {moving} are on the move until {}, another {left}; until then {} cannot change again",
+            moment(end),
+            name(&plain, other)
+        ))
+        .fix(fix));
+    }
     for role in roles {
         let shift = &installed.shifts[&name(&plan, role)];
         let chosen = installed.chosen(&shift.before.name);
         move_users(&mut plan, role, &shift.before, chosen, shift.span);
     }
-    let note = Diagnostic::note(format!(
-        "users of {} are on the move until {}, another {}; the shift goes on",
-        names(installed.shifts.keys()),
-        moment(end),
-        length(end.saturating_sub(now).div_ceil(1000))
-    ));
-    Ok((plan, vec![note]))
+    let mut notes = vec![Diagnostic::note(format!(
+        "users of {moving} are on the move until {}, another {left}; the shift goes on",
+        moment(end)
+    ))];
+    if installed
+        .shifts
+        .values()
+        .any(|shift| wish.is_other_than(shift.span))
+    {
+        notes.push(
+            Diagnostic::warning("a shift that is on the way keeps its start and its length: --gradually and --start change nothing")
+                .fix("leave them out, or say --now and begin anew"),
+        );
+    }
+    Ok((plan, notes))
 }
 
 /// A group whose users have to move.
@@ -399,12 +435,16 @@ fn span(over: u64, start: Option<u64>, now: u64) -> Result<Span, Diagnostic> {
         ))
         .fix("choose a --start that leaves time for every nginx to get the configuration, or leave it out"));
     }
-    over.checked_mul(1000)
-        .filter(|over| *over <= 365 * 86_400_000)
-        .and_then(|over| Span::new(start, over))
+    let over = over
+        .checked_mul(1000)
+        .filter(|over| *over <= LONGEST)
         .ok_or_else(|| {
             Diagnostic::error("a shift takes at most 365 days").fix("say --gradually 30m")
-        })
+        })?;
+    Span::new(start, over).ok_or_else(|| {
+        Diagnostic::error("the shift would end after the year 9999")
+            .fix("say --start 2026-11-25T15:00:00Z")
+    })
 }
 
 /// Takes a worker out, as if the deployment did not have it.

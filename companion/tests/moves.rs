@@ -617,6 +617,216 @@ fn a_start_that_is_over_and_a_folder_without_anything_are_refused() {
     assert!(said.contains(":00Z to "), "{said}");
 }
 
+/// Changes a rendered file, as an operator does with an editor.
+fn edit(folder: &Path, name: &str, change: &dyn Fn(String) -> String) {
+    let path = folder.join("synapse").join(name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(text, changed, "{name}");
+    std::fs::write(path, changed).unwrap();
+}
+
+#[test]
+fn files_that_somebody_has_changed_are_not_read_as_if_nobody_were_on_the_move() {
+    let canary = "[canary]\nworker = \"sync3\"\npercent = 5\n";
+    let pin = "[[pin]]\nuser = \"86f01aef21b1acd3\"\nworker = \"sync1\"\n";
+    let deployed = with_chosen(4, &format!("{canary}{pin}"));
+    let without = |words: &'static str| {
+        move |text: String| {
+            let kept = text.lines().filter(|line| !line.contains(words));
+            kept.fold(String::new(), |text, line| text + line + "\n")
+        }
+    };
+    let instead = |old: &'static str, new: &'static str| move |text: String| text.replace(old, new);
+    let shift = "matrix_user_hash_shift $synapse_sync_moving";
+    let changes: [(&str, Box<dyn Fn(String) -> String>); 12] = [
+        ("moving.conf", Box::new(without("Rendered by"))),
+        ("upstreams.conf", Box::new(without("Rendered by"))),
+        ("http.conf", Box::new(without("Rendered by"))),
+        ("moving.conf", Box::new(without(shift))),
+        (
+            "moving.conf",
+            Box::new(instead(
+                shift,
+                "#matrix_user_hash_shift $synapse_sync_moving",
+            )),
+        ),
+        // As moving-users.md says of those who write their own configuration.
+        (
+            "moving.conf",
+            Box::new(instead("start=2100-01-01T00:00:00Z over=1800s", "at=50%")),
+        ),
+        (
+            "moving.conf",
+            Box::new(instead("over=1800s", "over=forever")),
+        ),
+        (
+            "moving.conf",
+            Box::new(instead(
+                "2100-01-01T00:00:00Z over",
+                "2100-02-30T00:00:00Z over",
+            )),
+        ),
+        (
+            "moving.conf",
+            Box::new(instead(
+                "synapse_sync_before synapse_sync ",
+                "synapse_sync_before synapse_snyc ",
+            )),
+        ),
+        (
+            "moving.conf",
+            Box::new(instead(
+                "upstream synapse_sync_before {",
+                "upstream other {",
+            )),
+        ),
+        (
+            "moving.conf",
+            Box::new(without("$synapse_sync_share ring canary")),
+        ),
+        ("moving.conf", Box::new(without("86f01aef21b1acd3"))),
+    ];
+    let path = folder("moves-by-hand");
+    let installed = path.to_str().unwrap();
+    let judge = |what: &str| {
+        for gently in [&[][..], &["--gradually", "30m"]] {
+            let said = render(&path, gently, 2);
+            assert!(
+                said.contains("put the file back as it was"),
+                "{what}: {said}"
+            );
+        }
+        let rollout = companion(&["rollout", "--installed", installed]);
+        assert_eq!(rollout.status.code(), Some(2), "{what}");
+        // What the message says helps. Somebody else's file is somebody else's.
+        render(&path, &["--now", "--force"], 0);
+        let moving = &files(&path)["moving.conf"];
+        assert!(!moving.contains("synapse_sync_before"), "{what}: {moving}");
+        assert_eq!(render(&path, &[], 0), "", "{what}");
+    };
+    let begin = || {
+        let _ = std::fs::remove_dir_all(path.join("synapse"));
+        write(&path, &with_chosen(3, &format!("{canary}{pin}")));
+        render(&path, &[], 0);
+        write(&path, &deployed);
+        gradually(&path);
+    };
+    for (name, change) in &changes {
+        begin();
+        edit(&path, name, change);
+        judge(name);
+    }
+    for name in ["http.conf", "upstreams.conf", "moving.conf"] {
+        begin();
+        std::fs::remove_file(path.join("synapse").join(name)).unwrap();
+        judge(name);
+    }
+    // Where nothing at all is left, nothing is installed.
+    std::fs::remove_dir_all(path.join("synapse")).unwrap();
+    render(&path, &[], 0);
+}
+
+#[test]
+fn a_group_on_the_move_cannot_be_spread_by_another_thing() {
+    let path = folder("moves-turns");
+    write(&path, &sync_workers(3));
+    render(&path, &[], 0);
+    write(&path, &sync_workers(4));
+    gradually(&path);
+    let during = files(&path);
+    write(&path, &(sync_workers(4) + "[spread]\nsync = \"turns\"\n"));
+    let said = render(&path, &[], 2);
+    assert!(
+        said.contains("until then synapse_sync cannot change again"),
+        "{said}"
+    );
+    assert_eq!(files(&path), during);
+    render(&path, &["--now"], 0);
+    assert!(!files(&path).contains_key("moving.conf"));
+}
+
+#[test]
+fn a_shift_keeps_its_time_and_can_be_taken_back_before_it_begins() {
+    let path = folder("moves-back");
+    write(&path, &sync_workers(3));
+    render(&path, &[], 0);
+    let before = files(&path);
+    write(&path, &sync_workers(4));
+    gradually(&path);
+    let during = files(&path);
+    for other in [
+        &["--gradually", "31m"][..],
+        &["--gradually", "30m", "--start", "2100-01-02T00:00:00Z"],
+    ] {
+        let said = render(&path, other, 0);
+        assert!(said.contains("keeps its start and its length"), "{said}");
+        assert_eq!(files(&path), during);
+    }
+    for same in [&[][..], &["--gradually", "30m"]] {
+        let said = render(&path, same, 0);
+        assert!(!said.contains("warning"), "{said}");
+    }
+    write(&path, &sync_workers(5));
+    let said = render(&path, &[], 2);
+    assert!(said.contains("nobody has moved yet"), "{said}");
+    write(&path, &sync_workers(3));
+    render(&path, &["--now"], 0);
+    assert_eq!(files(&path), before);
+    // Begun, it has moved some.
+    write(&path, &sync_workers(4));
+    gradually(&path);
+    let now = std::time::SystemTime::now();
+    let passed = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let begun = format!("start={} over=86400s", passed.as_secs() - 3600);
+    edit(&path, "moving.conf", &|text| {
+        text.replace("start=2100-01-01T00:00:00Z over=1800s", &begun)
+    });
+    write(&path, &sync_workers(5));
+    let said = render(&path, &[], 2);
+    assert!(said.contains("moves everybody at once"), "{said}");
+    let said = {
+        let end = ["--gradually", "30m", "--start", "9999-12-31T23:59:00Z"];
+        render(&path, &["--now"], 0);
+        write(&path, &sync_workers(6));
+        render(&path, &end, 2)
+    };
+    assert!(said.contains("after the year 9999"), "{said}");
+}
+
+#[test]
+fn a_folder_that_is_named_must_be_there() {
+    let path = folder("moves-nowhere");
+    write(&path, &sync_workers(3));
+    let route = ["route", "GET", "/_matrix/client/v3/sync"];
+    let drain = ["drain", "sync1"];
+    for command in [&["render"][..], &["check"], &["diff"], &route, &drain] {
+        let said = run(&path, command, &["--installed", "/nowhere"], 2).1;
+        assert!(said.contains("there is no such folder"), "{said}");
+    }
+    let rollout = companion(&["rollout", "--installed", "/nowhere"]);
+    assert_eq!(rollout.status.code(), Some(2));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_whole_stays_as_it_was() {
+    let path = folder("moves-disk");
+    write(&path, &sync_workers(3));
+    render(&path, &[], 0);
+    let before = files(&path);
+    // The last file of all cannot be written.
+    let last = path.join("synapse/upstreams.conf.new");
+    std::fs::create_dir(&last).unwrap();
+    write(&path, &sync_workers(4));
+    let start = ["--gradually", "30m", "--start", "2100-01-01T00:00:00Z"];
+    let said = render(&path, &start, 2);
+    assert!(said.contains("cannot write"), "{said}");
+    std::fs::remove_dir(&last).unwrap();
+    assert_eq!(files(&path), before);
+    gradually(&path);
+    assert!(files(&path)["moving.conf"].contains("start=2100-01-01T00:00:00Z"));
+}
+
 /// The name of a user who is made up.
 fn id_of(n: u32) -> String {
     format!("@user{n}:example.org")

@@ -13,6 +13,9 @@ use crate::diagnostic::Diagnostic;
 use crate::log::time;
 use crate::plan::Server;
 
+/// What to do about files that somebody has changed.
+const ANEW: &str = "put the file back as it was; or render with --now, which writes everything anew and moves everybody at once";
+
 /// What is installed.
 #[derive(Debug, Default)]
 pub(crate) struct Installed {
@@ -50,11 +53,10 @@ impl Installed {
     /// # Errors
     /// A file is there and cannot be read, or somebody has changed it so that it cannot be understood.
     pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Self>, Diagnostic> {
-        let Some(upstreams) = ours(&folder.join(name).join("upstreams.conf"))? else {
+        let Some((upstreams, moving)) = texts(&folder.join(name), name)? else {
             return Ok(None);
         };
         let path = folder.join(name).join("moving.conf");
-        let moving = ours(&path)?.unwrap_or_default();
         let groups = groups(&upstreams);
         let before = self::groups(&moving);
         let mut shifts = BTreeMap::new();
@@ -69,7 +71,7 @@ impl Installed {
                     "{} has a shift that synapse-companion did not write: {line}",
                     path.display()
                 ))
-                .fix("render with --now, which writes the file anew and moves everybody at once")
+                .fix(ANEW)
             };
             // A fixed share of the users has no end: it is a canary.
             if let [variable, "ring", "canary", at] = words[..] {
@@ -87,11 +89,34 @@ impl Installed {
             (name.clone(), chosen)
         });
         let chosen = chosen.filter(|(_, chosen)| !chosen.is_empty()).collect();
-        Ok(Some(Self {
+        let installed = Self {
             groups,
             shifts,
             chosen,
-        }))
+        };
+        match before.keys().find(|name| !installed.sends_users_to(name)) {
+            Some(unused) => Err(Diagnostic::error(format!(
+                "{} has the group {unused}, and no users there that synapse-companion sent",
+                path.display()
+            ))
+            .fix(ANEW)),
+            None => Ok(Some(installed)),
+        }
+    }
+
+    /// Whether a group of `moving.conf` is somebody's: of who has not moved, in the canary, or pinned.
+    fn sends_users_to(&self, group: &str) -> bool {
+        let is_left = |(name, shift): (&String, &Shift)| {
+            shift.before.name == group && self.groups.contains_key(name)
+        };
+        let is_chosen = |chosen: &Chosen| {
+            let canary = chosen.canary.iter().map(|canary| &canary.single);
+            let pinned = chosen.pins.iter().filter(|pinned| !pinned.users.is_empty());
+            canary
+                .chain(pinned.map(|pinned| &pinned.single))
+                .any(|single| single.upstream == group)
+        };
+        self.shifts.iter().any(is_left) || self.chosen.values().any(is_chosen)
     }
 
     /// Users of a group who are not on its ring.
@@ -103,6 +128,11 @@ impl Installed {
     /// The moment from which on nobody is on the move, in milliseconds since 1970.
     pub(crate) fn end(&self) -> Option<u64> {
         self.shifts.values().map(|shift| shift.span.end()).max()
+    }
+
+    /// Whether somebody may have moved at a moment.
+    pub(crate) fn has_begun(&self, now: u64) -> bool {
+        self.shifts.values().any(|shift| shift.span.start() <= now)
     }
 
     /// Whether users are on the move at a moment, or will be.
@@ -133,6 +163,34 @@ impl Group {
                 )
                 .replacen(&format!("zone {old} "), &format!("zone {name} "), 1),
             servers: self.servers.clone(),
+        }
+    }
+}
+
+/// `upstreams.conf` and `moving.conf`, the latter empty if nobody is on the move. `None` if nothing is installed.
+///
+/// Who has lost one of them has lost where users are. To render as if nobody were on the move would move them all at once.
+fn texts(folder: &Path, name: &str) -> Result<Option<(String, String)>, Diagnostic> {
+    let [http, upstreams, moving] = ["http.conf", "upstreams.conf", "moving.conf"];
+    let read = |file| ours(&folder.join(file));
+    let lost = |file: &str| {
+        let path = folder.join(file);
+        Diagnostic::error(format!(
+            "{} is not there as synapse-companion wrote it, so nobody knows where users are",
+            path.display()
+        ))
+        .fix(ANEW)
+    };
+    match (read(http)?, read(upstreams)?, read(moving)?) {
+        (None, None, None) => Ok(None),
+        (None, _, _) => Err(lost(http)),
+        (_, None, _) => Err(lost(upstreams)),
+        (Some(http), Some(upstreams), text) => {
+            let includes_it = http.contains(&format!("include {name}/{moving};"));
+            match text.filter(|_| includes_it) {
+                None if includes_it => Err(lost(moving)),
+                text => Ok(Some((upstreams, text.unwrap_or_default()))),
+            }
         }
     }
 }
