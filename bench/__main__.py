@@ -5,12 +5,13 @@ import shutil
 import signal
 import sys
 
-from . import growth, hit, memory, micro, miss, page, throughput
+from . import growth, hit, memory, micro, miss, page, shift, throughput
 from .bed import RUN, BenchError
 
 # In the order in which a failure is worth knowing.
 PARTS = {
     "hit": hit.hit,
+    "shift": shift.shift,
     "micro": micro.micro,
     "memory": memory.pending,
     "million": memory.million,

@@ -5,13 +5,11 @@ from campaign.bed import Whoami
 from . import variants
 from .bed import sync_workers
 from .callgrind import instructions
-from .results import Result, in_turns, median
+from .results import SAME, Result, in_turns, median
 
 MOST = 1.01
 # Another processor has another memcpy and memchr, and another nginx another heap: the short form, which runs anywhere, allows for that.
 MOST_ANYWHERE = 1.02
-# What the fewest of three runs still differ by.
-SAME = 1.002
 ROUNDS = 5
 
 

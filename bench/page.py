@@ -11,7 +11,8 @@ from .bed import ROOT, BenchError
 from .results import load
 
 PAGE = ROOT / "docs/performance.md"
-PARTS = ("hit", "micro", "memory", "million", "tokens", "miss", "calls", "length", "workers", "population", "waiters", "load")
+PARTS = ("hit", "shift", "micro", "memory", "million", "tokens", "miss", "calls", "length", "workers", "population", "waiters",
+         "load")
 VARIANTS = ("baseline", "ours", "njs-subrequest", "njs-access", "lua")
 
 
@@ -119,6 +120,12 @@ def waiters():
                   "all answered after, s", "worker's own memory, MB"), rows)
 
 
+def shift():
+    rows = [(name, *(number(row[key]) for key in ("instructions", "fewest", "most", "added")))
+            for name, row in figures("shift").items()]
+    return table(("what names the group", "instructions of a hit", "fewest", "most", "added to the first"), rows)
+
+
 def long_polls():
     rows = [(name, *(f"{row[f'kB_{kind}']:.3f} ({row[f'kB_{kind}_least']:.3f}, {row[f'kB_{kind}_most']:.3f})"
                      for kind in ("hit", "miss"))) for name, row in figures("memory").items()]
@@ -135,5 +142,5 @@ TABLES = {
     "verdicts": verdicts, "conditions": conditions, "variants": variants, "half_load": half_load, "misses": misses, "micro": micro,
     "length": growth("length", "bytes of the token"), "workers": growth("workers", "workers"),
     "population": growth("population", "tokens"), "waiters": waiters, "long_polls": long_polls,
-    "million": million,
+    "million": million, "shift": shift,
 }

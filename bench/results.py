@@ -11,6 +11,8 @@ from .bed import ROOT
 
 RESULTS = ROOT / "bench/results"
 median = statistics.median
+# What counts of the same thing differ by: the fewest of three runs, or the medians of five.
+SAME = 1.002
 
 
 class Result(Figures):

@@ -34,6 +34,9 @@ class Variant:
     zone: str = "1m"
     state: str = ""
     reuseport: bool = False
+    # Names of the same group of sync workers, and which of them a request goes to.
+    groups: tuple = ("sync_workers",)
+    group: str = "sync_workers"
 
     def start(self, workers=1, wrapper=()):
         """An `Nginx` of it, to be used as a context."""
@@ -47,7 +50,8 @@ class Variant:
             return text.format(**values)
 
         loads = "\n".join(f"load_module {path() if callable(path) else MODULES / path};" for path in self.modules)
-        group = "\n".join(f"        server 127.0.0.1:{port};" for port in WORKERS)
+        servers = "\n".join(f"        server 127.0.0.1:{port};" for port in WORKERS)
+        groups = "\n".join(self.upstream(name, servers) for name in self.groups)
         return f"""\
 {loads}
 user root;
@@ -60,13 +64,7 @@ http {{
     {TEMPORARY}
     {fill(self.http)}
     upstream whoami {{ server 127.0.0.1:{WHOAMI} max_fails=0; keepalive 64; }}
-    upstream sync_workers {{
-        zone sync_workers 256k;
-        hash {self.key} consistent;
-{group}
-        keepalive 64;
-        keepalive_requests 100000000;
-    }}
+{groups}
     upstream pending {{ hash {self.key} consistent; server 127.0.0.1:{SILENT}; keepalive 64; }}
     proxy_http_version 1.1;
     proxy_set_header Connection "";
@@ -76,7 +74,7 @@ http {{
         {fill(self.server)}
         location /_matrix/ {{
             {fill(self.location)}
-            proxy_pass http://sync_workers;
+            proxy_pass http://{self.group};
         }}
         # Without a worker behind it: ten thousand at once need only one descriptor each.
         location /answered/ {{
@@ -91,6 +89,16 @@ http {{
     }}
 }}
 """
+
+    def upstream(self, name, servers):
+        return f"""\
+    upstream {name} {{
+        zone {name} 256k;
+        hash {self.key} consistent;
+{servers}
+        keepalive 64;
+        keepalive_requests 100000000;
+    }}"""
 
     def with_(self, **changes):
         return replace(self, **changes)
@@ -107,6 +115,22 @@ OURS = Variant(
 
 # Before nginx's own limits. Not compared with the scripts, but with ours.
 EARLY = OURS.with_(name="ours-preaccess", location=OURS.location + " matrix_user_hash_phase preaccess;")
+
+# The status names the group. It is known before it is read, so reading it costs nothing. nginx looks for a group's name in the
+# order of the file: half of a shift's users find theirs before HIT, and half after it.
+BY_STATUS = OURS.with_(name="status", groups=("MISS", "OLD", "HIT", "NEW"), group="$matrix_user_hash_status")
+# What else could name it.
+BY_SET = BY_STATUS.with_(name="set", location=BY_STATUS.location + " set $group HIT;", group="$group")
+SPLIT = BY_STATUS.with_(name="split_clients", group="$group",
+                        http=BY_STATUS.http + " split_clients $matrix_user_hash $group {{ 50% OLD; * NEW; }}")
+
+
+def shifting(start, hours):
+    """With a shift: one that nobody reads, and one that names the group."""
+    shift = f" matrix_user_hash_shift $group OLD NEW start={start} over={hours}h;"
+    unread = BY_STATUS.with_(name="shift, not read", http=BY_STATUS.http + shift)
+    return unread, unread.with_(name="shift", group="$group")
+
 
 SUBREQUEST = Variant(
     "njs-subrequest", "$user", modules=("ngx_http_js_module.so",),
