@@ -617,6 +617,9 @@ fn a_start_that_is_over_and_a_folder_without_anything_are_refused() {
     assert!(said.contains(":00Z to "), "{said}");
 }
 
+/// What somebody does to a file's text.
+type Change = Box<dyn Fn(String) -> String>;
+
 /// Changes a rendered file, as an operator does with an editor.
 fn edit(folder: &Path, name: &str, change: &dyn Fn(String) -> String) {
     let path = folder.join("synapse").join(name);
@@ -639,7 +642,7 @@ fn files_that_somebody_has_changed_are_not_read_as_if_nobody_were_on_the_move() 
     };
     let instead = |old: &'static str, new: &'static str| move |text: String| text.replace(old, new);
     let shift = "matrix_user_hash_shift $synapse_sync_moving";
-    let changes: [(&str, Box<dyn Fn(String) -> String>); 12] = [
+    let changes: [(&str, Change); 12] = [
         ("moving.conf", Box::new(without("Rendered by"))),
         ("upstreams.conf", Box::new(without("Rendered by"))),
         ("http.conf", Box::new(without("Rendered by"))),
