@@ -152,15 +152,15 @@ unsafe extern "C" fn shifted(
 /// What the variable of a shift is for a request; `None` before it is resolved.
 fn word(request: Request, words: &'static Words) -> Option<&'static [u8]> {
     let indexes = indexes(request);
-    compat::variable_bytes(request.variable_slot(indexes.status))?;
     let hash = compat::variable_bytes(request.variable_slot(indexes.hash)).unwrap_or_default();
     let has_moved = match hash.try_into() {
         Ok(digits) => {
             let user = UserHash::from_hex(digits);
             words.shift.has_moved(user, clock::unix_milliseconds())
         }
-        // A request without a hash goes round: it may begin at once.
-        Err(_) => true,
+        // A resolved request without a hash goes round: it may begin at once.
+        Err(_) if is_resolved(request, indexes) => true,
+        Err(_) => return None,
     };
     Some(if has_moved { &words.new } else { &words.old })
 }

@@ -152,10 +152,8 @@ pub(crate) fn fill_variable(value: &mut ngx_http_variable_value_t, data: *const 
     let value: *mut ngx_http_variable_value_t = value;
     // SAFETY: both types are bindings of the same C structure, and the reference is to nobody else's.
     let value = unsafe { &mut *value.cast::<bound::ngx_http_variable_value_t>() };
-    value.set_len(len);
-    value.set_valid(1);
-    value.set_no_cacheable(0);
-    value.set_not_found(0);
+    // All of them at once: len, valid, no_cacheable, not_found, escape.
+    value._bitfield_1 = bound::ngx_http_variable_value_t::new_bitfield_1(len, 1, 0, 0, 0);
     value.data = data.cast_mut();
 }
 
