@@ -1,6 +1,6 @@
 """All campaigns by name, in the order in which `all` runs them."""
 
-from . import fairness, figures, floods, hit_path, hostile, kill, outage, single_flight, state
+from . import fairness, figures, floods, hit_path, hostile, kill, lifecycle, outage, single_flight, state
 
 
 def campaigns():
@@ -20,6 +20,7 @@ def campaigns():
         state.state,
         kill.kill,
         hostile.hostile,
+        lifecycle.lifecycle,
         figures.figures,
         hit_path.hit_path,
         floods.growth,
