@@ -8,14 +8,13 @@ use crate::Module;
 use crate::conf::MainConf;
 use crate::conf::metrics::Format;
 use crate::ngx::request::Request;
-use crate::ngx::{clock, guard, process, response};
-use crate::variables::Words;
+use crate::ngx::response::{self, INTERNAL_SERVER_ERROR};
+use crate::ngx::{clock, guard, memory, process};
 use crate::zone::now;
 
 /// nginx's content handler.
 pub(crate) unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     const NOT_ALLOWED: ngx_int_t = 405;
-    const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
     guard::guard(INTERNAL_SERVER_ERROR, || {
         // SAFETY: nginx calls with the live request of a location that `set` prepared.
         let request = unsafe { Request::from_ptr(r) };
@@ -31,35 +30,34 @@ pub(crate) unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t
         let Some(main) = main else {
             return INTERNAL_SERVER_ERROR;
         };
-        let (text, kind) = figures(main, format.unwrap_or(Format::Json));
-        response::send(request, text.as_bytes(), kind)
+        match figures(main, format.unwrap_or(Format::Json)) {
+            Some((text, kind)) => response::send(request, &text, kind),
+            None => INTERNAL_SERVER_ERROR,
+        }
     })
 }
 
-/// The figures of the zones and shifts, and their Content-Type.
-fn figures(main: &MainConf, format: Format) -> (String, &'static str) {
-    let snapshots: Vec<_> = main
-        .zones
-        .iter()
-        .filter_map(|shared| {
-            let zone = shared.ready()?;
-            Some((
-                &*shared.name,
-                Snapshot::read(&zone, now(), shared.inactive, process::is_alive),
-            ))
-        })
-        .collect();
-    let moves = |words: &&'static Words| render::Moves {
+/// The figures of the zones and shifts, and their Content-Type. `None` without memory.
+fn figures(main: &MainConf, format: Format) -> Option<(Vec<u8>, &'static str)> {
+    let mut snapshots = memory::with_capacity(main.zones.len())?;
+    snapshots.extend(main.zones.iter().filter_map(|shared| {
+        let zone = shared.ready()?;
+        Some((
+            &*shared.name,
+            Snapshot::read(&zone, now(), shared.inactive, process::is_alive),
+        ))
+    }));
+    let mut shifts = memory::with_capacity(main.shifts.len())?;
+    shifts.extend(main.shifts.iter().map(|words| render::Moves {
         variable: &words.variable,
         shift: words.shift,
         now: clock::unix_milliseconds(),
-    };
-    let shifts: Vec<_> = main.shifts.iter().map(moves).collect();
-    match format {
-        Format::Json => (render::json(&snapshots, &shifts), render::JSON_TYPE),
+    }));
+    Some(match format {
+        Format::Json => (render::json(&snapshots, &shifts)?, render::JSON_TYPE),
         Format::Prometheus => (
-            render::prometheus(&snapshots, &shifts),
+            render::prometheus(&snapshots, &shifts)?,
             render::PROMETHEUS_TYPE,
         ),
-    }
+    })
 }

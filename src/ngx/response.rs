@@ -29,8 +29,23 @@ pub(crate) fn discard_body(request: Request) -> Result<(), ngx_int_t> {
     }
 }
 
+/// What a content handler returns without memory.
+pub(crate) const INTERNAL_SERVER_ERROR: ngx_int_t = 500;
+
 /// Sends a whole response, and gives what the content handler is to return. To be called once for a request.
 pub(crate) fn send(request: Request, body: &[u8], kind: &'static str) -> ngx_int_t {
+    // Before the head, which promises a body.
+    // SAFETY: the pool is that of the live request.
+    let chain = unsafe {
+        buffer::chain(request.pool(), body, |buffer| {
+            // In a subrequest (SSI) the page goes on behind it.
+            buffer.set_last_buf(request.is_main().into());
+            buffer.set_last_in_chain(1);
+        })
+    };
+    let Some(chain) = chain else {
+        return INTERNAL_SERVER_ERROR;
+    };
     let kind = string(kind.as_bytes());
     // SAFETY: live by construction, and nothing else refers to its headers now.
     let (headers, is_head) = unsafe {
@@ -46,17 +61,6 @@ pub(crate) fn send(request: Request, body: &[u8], kind: &'static str) -> ngx_int
     if sent == Status::NGX_ERROR.0 || sent > Status::NGX_OK.0 || is_head {
         return sent;
     }
-    // SAFETY: the pool is that of the live request.
-    let chain = unsafe {
-        buffer::chain(request.pool(), body, |buffer| {
-            // In a subrequest (SSI) the page goes on behind it.
-            buffer.set_last_buf(request.is_main().into());
-            buffer.set_last_in_chain(1);
-        })
-    };
-    match chain {
-        // SAFETY: the chain lives as long as the request's pool.
-        Some(chain) => unsafe { ngx_http_output_filter(request.as_ptr(), chain.as_ptr()) },
-        None => Status::NGX_ERROR.0,
-    }
+    // SAFETY: the chain lives as long as the request's pool.
+    unsafe { ngx_http_output_filter(request.as_ptr(), chain.as_ptr()) }
 }

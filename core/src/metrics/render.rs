@@ -1,13 +1,17 @@
 //! Figures as text: JSON for people and scripts, the Prometheus text format 0.0.4 for scrapers.
 //!
+//! Memory may run out while the text grows. There is no text then, and the process goes on.
+//!
 //! Prometheus wants one HELP and TYPE for a family and then all its samples, so families are the outer loop and zones the
 //! inner; counters end in `_total`, units are base units (seconds), and a zone is a label.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Write};
+use std::io;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
 
-use super::{BUCKETS, FAMILIES, Snapshot};
+use super::{BUCKETS, FAMILIES, Family, Snapshot};
 use crate::shift::Shift;
 
 /// The Content-Type of [`prometheus`].
@@ -17,6 +21,9 @@ pub const JSON_TYPE: &str = "application/json";
 
 /// A name, a help and a way to read the figure.
 type Gauge = (&'static str, &'static str, fn(&Snapshot) -> u64);
+
+/// In JSON it is `true` or `false`.
+const SUSPENDED: &str = "suspended";
 
 const GAUGES: [Gauge; 4] = [
     ("entries", "Entries in use in the zone.", |zone| {
@@ -31,7 +38,7 @@ const GAUGES: [Gauge; 4] = [
         |zone| zone.in_flight,
     ),
     (
-        "suspended",
+        SUSPENDED,
         "1 while lookups are suspended because the homeserver failed repeatedly.",
         |zone| u64::from(zone.suspended),
     ),
@@ -92,63 +99,166 @@ const SHIFT_GAUGES: [ShiftGauge; 3] = [
 ];
 
 /// One JSON object: `{"zones": {NAME: {…}}, "shifts": {VARIABLE: {…}}}`. Counts are numbers; `requests` counts by status and `errors` by kind of
-/// failure; `lookup_seconds` holds the histogram, its buckets cumulative and keyed by their upper bound.
-pub fn json(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> String {
-    let zones = zones
-        .iter()
-        .map(|(name, zone)| ((*name).to_owned(), zone_json(zone)));
-    let shifts = shifts
-        .iter()
-        .map(|moves| (moves.variable.to_owned(), shift_json(moves)));
-    let mut text =
-        json!({ "zones": Map::from_iter(zones), "shifts": Map::from_iter(shifts) }).to_string();
-    text.push('\n');
-    text
+/// failure; `lookup_seconds` holds the histogram, its buckets cumulative and keyed by their upper bound. `None` without memory.
+pub fn json(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> Option<Vec<u8>> {
+    let mut text = Text::default();
+    let object = Object {
+        zones: Zones(zones),
+        shifts: Shifts(shifts),
+    };
+    serde_json::to_writer(&mut text, &object).ok()?;
+    text.push(b"\n");
+    text.whole()
 }
 
-fn zone_json(zone: &Snapshot) -> Value {
-    let mut object = Map::new();
-    for (name, _, read) in GAUGES {
-        object.insert(name.to_owned(), read(zone).into());
+#[derive(Serialize)]
+struct Object<'a> {
+    zones: Zones<'a>,
+    shifts: Shifts<'a>,
+}
+
+struct Zones<'a>(&'a [(&'a str, Snapshot)]);
+
+impl Serialize for Zones<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, zone)| (name, zone)))
     }
-    object.insert("suspended".to_owned(), zone.suspended.into());
-    for family in FAMILIES {
-        let mut counts = family.counters.iter();
-        let value = if family.label.is_some() {
-            let counts =
-                counts.map(|&(counter, value)| (value.to_owned(), zone.get(counter).into()));
-            Value::Object(counts.collect())
+}
+
+impl Serialize for Snapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, _, read) in GAUGES {
+            if name == SUSPENDED {
+                map.serialize_entry(name, &self.suspended)?;
+            } else {
+                map.serialize_entry(name, &read(self))?;
+            }
+        }
+        for family in FAMILIES {
+            let counts = Counts { zone: self, family };
+            if family.label.is_some() {
+                map.serialize_entry(family.name, &counts)?;
+            } else {
+                map.serialize_entry(family.name, &counts.iter().next().map(|(_, count)| count))?;
+            }
+        }
+        map.serialize_entry("lookup_seconds", &Histogram::of(self))?;
+        map.end()
+    }
+}
+
+/// The counters of a family, by the value of their label.
+struct Counts<'a> {
+    zone: &'a Snapshot,
+    family: &'a Family,
+}
+
+impl Counts<'_> {
+    fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counters = self.family.counters.iter();
+        counters.map(|&(counter, value)| (value, self.zone.get(counter)))
+    }
+}
+
+impl Serialize for Counts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+#[derive(Serialize)]
+struct Histogram<'a> {
+    buckets: Buckets<'a>,
+    sum: f64,
+    count: u64,
+}
+
+impl<'a> Histogram<'a> {
+    fn of(zone: &'a Snapshot) -> Self {
+        Self {
+            buckets: Buckets(zone),
+            sum: zone.duration_sum as f64 / 1e6,
+            count: zone.lookups_timed(),
+        }
+    }
+}
+
+struct Buckets<'a>(&'a Snapshot);
+
+impl Serialize for Buckets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(cumulative(self.0))
+    }
+}
+
+struct Shifts<'a>(&'a [Moves<'a>]);
+
+impl Serialize for Shifts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|moves| (moves.variable, moves)))
+    }
+}
+
+impl Serialize for Moves<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(SHIFT_GAUGES.map(|(name, _, _, read)| (name, read(self))))
+    }
+}
+
+/// Text format 0.0.4 (prometheus.io, "Exposition formats"). `None` without memory.
+pub fn prometheus(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> Option<Vec<u8>> {
+    let mut text = Text::default();
+    write_prometheus(&mut text, zones).ok()?;
+    write_shifts(&mut text, shifts).ok()?;
+    text.whole()
+}
+
+/// Bytes that grow as long as there is memory.
+#[derive(Default)]
+struct Text {
+    bytes: Vec<u8>,
+    is_cut_off: bool,
+}
+
+impl Text {
+    fn push(&mut self, more: &[u8]) {
+        if self.is_cut_off || self.bytes.try_reserve(more.len()).is_err() {
+            self.is_cut_off = true;
         } else {
-            counts.next().map(|&(counter, _)| zone.get(counter)).into()
-        };
-        object.insert(family.name.to_owned(), value);
+            self.bytes.extend_from_slice(more);
+        }
     }
-    let buckets = cumulative(zone).map(|(bound, count)| (bound.to_string(), count.into()));
-    object.insert(
-        "lookup_seconds".to_owned(),
-        json!({
-            "buckets": Map::from_iter(buckets),
-            "sum": zone.duration_sum as f64 / 1e6,
-            "count": zone.lookups_timed(),
-        }),
-    );
-    Value::Object(object)
+
+    fn whole(self) -> Option<Vec<u8>> {
+        (!self.is_cut_off).then_some(self.bytes)
+    }
 }
 
-fn shift_json(moves: &Moves<'_>) -> Value {
-    let figures = SHIFT_GAUGES.map(|(name, _, _, read)| (name.to_owned(), read(moves).into()));
-    Value::Object(Map::from_iter(figures))
+impl Write for Text {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.push(more.as_bytes());
+        if self.is_cut_off {
+            Err(fmt::Error)
+        } else {
+            Ok(())
+        }
+    }
 }
 
-/// Text format 0.0.4 (prometheus.io, "Exposition formats").
-pub fn prometheus(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_prometheus(&mut text, zones).and_then(|()| write_shifts(&mut text, shifts));
-    text
+impl io::Write for Text {
+    /// Never says that it failed: serde_json would want memory for its error.
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        self.push(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-fn write_prometheus(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Result {
+fn write_prometheus(text: &mut Text, zones: &[(&str, Snapshot)]) -> fmt::Result {
     for (name, help, read) in GAUGES {
         family(text, name, "gauge", help)?;
         for (zone, figures) in zones {
@@ -161,8 +271,8 @@ fn write_prometheus(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Resul
         }
     }
     for counted in FAMILIES {
-        let name = format!("{}_total", counted.name);
-        family(text, &name, "counter", counted.help)?;
+        let name = format_args!("{}_total", counted.name);
+        family(text, name, "counter", counted.help)?;
         for (zone, figures) in zones {
             for &(counter, value) in counted.counters {
                 write!(text, "matrix_user_hash_{name}{{zone=\"{}\"", Label(zone))?;
@@ -176,7 +286,7 @@ fn write_prometheus(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Resul
     histogram(text, zones)
 }
 
-fn write_shifts(text: &mut String, shifts: &[Moves<'_>]) -> fmt::Result {
+fn write_shifts(text: &mut Text, shifts: &[Moves<'_>]) -> fmt::Result {
     for (_, name, help, read) in SHIFT_GAUGES {
         let known = shifts
             .iter()
@@ -195,7 +305,7 @@ fn write_shifts(text: &mut String, shifts: &[Moves<'_>]) -> fmt::Result {
     Ok(())
 }
 
-fn histogram(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Result {
+fn histogram(text: &mut Text, zones: &[(&str, Snapshot)]) -> fmt::Result {
     let name = "lookup_duration_seconds";
     family(
         text,
@@ -222,7 +332,7 @@ fn histogram(text: &mut String, zones: &[(&str, Snapshot)]) -> fmt::Result {
     Ok(())
 }
 
-fn family(text: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
+fn family(text: &mut Text, name: impl Display + Copy, kind: &str, help: &str) -> fmt::Result {
     writeln!(text, "# HELP matrix_user_hash_{name} {help}")?;
     writeln!(text, "# TYPE matrix_user_hash_{name} {kind}")
 }
@@ -246,6 +356,12 @@ impl fmt::Display for Bound {
             Some(micros) => write!(f, "{}", micros as f64 / 1e6),
             None => f.write_str("+Inf"),
         }
+    }
+}
+
+impl Serialize for Bound {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

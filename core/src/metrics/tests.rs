@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::render::{Moves, json, prometheus};
+use super::render::{self, Moves};
 use super::*;
 use crate::key::{Key, Secret};
 use crate::shift::{Shift, Span};
@@ -10,6 +10,14 @@ use crate::user::UserHash;
 
 const DAY: Seconds = Seconds::new(86_400);
 const NOW: Millis = Millis::new(1_000);
+
+fn json(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> String {
+    String::from_utf8(render::json(zones, shifts).unwrap()).unwrap()
+}
+
+fn prometheus(zones: &[(&str, Snapshot)], shifts: &[Moves<'_>]) -> String {
+    String::from_utf8(render::prometheus(zones, shifts).unwrap()).unwrap()
+}
 
 fn memory() -> Vec<AtomicU64> {
     (0..16_384).map(|_| AtomicU64::new(0)).collect()
