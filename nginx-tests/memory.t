@@ -7,7 +7,9 @@ use lib "$FindBin::Bin/lib";
 use MatrixUserHash;
 use MatrixUserHash::Instance;
 use MatrixUserHash::Http qw(get gather bearer shown);
+use POSIX ();
 use Test::More;
+use Time::HiRes qw(sleep);
 
 plan skip_all => 'a preloaded malloc and a sanitizer do not go together'
     if $ENV{TEST_NGINX_USE_VALGRIND} || $ENV{ASAN_OPTIONS};
@@ -42,7 +44,18 @@ is(scalar(grep { $_->{headers}{'x-status'} eq 'ERROR' } @got), 40, '… as ERROR
 is($got[0]{headers}{'x-hash'}, hash_of(token('bob/scarce1')), '… by the hash of the token');
 is(whoami_stats()->{requests}, 0, '… and nobody was asked');
 is(shown(get($port, '/', token('alice/before'))), 'HIT ' . hash_of('@alice:example.org'), '… while who is known still is');
+my $escaped = join '', map { sprintf '%%%02X', ord } split //, token('dave/scarce');
+is(shown(get($port, "/?access_token=$escaped")), 'ERROR ' . hash_of(token('dave/scarce')), '… and a token in a query that must be decoded is one');
 scarce(0);
+
+# The memory goes while a request waits.
+whoami_set(delay => 0.4);
+if (!fork) { sleep 0.2; scarce(1); POSIX::_exit(0) }
+$escaped = join '', map { sprintf '%%%02X', ord } split //, token('erin/waits');
+is(shown(get($port, "/?access_token=$escaped")), 'MISS ' . hash_of('@erin:example.org'), 'a request that waits for an answer gets it when there is no memory any more');
+wait;
+scarce(0);
+whoami_reset();
 
 is(shown(get($port, '/', token('carol/after'))), 'MISS ' . hash_of('@carol:example.org'), 'with memory again, users are looked up again');
 is(join(' ', $nginx->worker_pids), $pid, 'by the same worker process');

@@ -67,7 +67,7 @@ fn after_panic(request: Request) -> ngx_int_t {
             process.engine.count(Counter::Panics);
             process.engine.fall_back(parts(request))
         });
-        let resolution = fallback.flatten().unwrap_or(Resolution::ANONYMOUS);
+        let resolution = fallback.unwrap_or(Resolution::ANONYMOUS);
         variables::write(request, indexes(request), &resolution, None);
     });
     Code::NGX_DECLINED.0
@@ -102,7 +102,7 @@ fn run(request: Request) -> Option<ngx_int_t> {
             if worker::ask(request, &location, question) {
                 return Some(Code::NGX_AGAIN.0);
             }
-            fall_back(request, &location)?
+            fall_back(request, &location)
         }
     };
     let held = waiter.map(|waiter| {
@@ -120,12 +120,13 @@ fn run(request: Request) -> Option<ngx_int_t> {
 
 /// A request for which there is no memory to wait in goes on.
 #[cold]
-fn fall_back(request: Request, location: &Location) -> Option<Resolution> {
-    location.zone.with_process(|process| {
-        let resolution = process.engine.fall_back(parts(request))?;
+fn fall_back(request: Request, location: &Location) -> Resolution {
+    let fallback = location.zone.with_process(|process| {
+        let resolution = process.engine.fall_back(parts(request));
         process.engine.count(resolution.status.counter());
-        Some(resolution)
-    })?
+        resolution
+    });
+    fallback.unwrap_or(Resolution::ANONYMOUS)
 }
 
 /// The waiter of a request that was parked here. One that was sent elsewhere meanwhile is no waiter any more.
@@ -152,6 +153,7 @@ fn resume(request: Request, mut waiter: NonNull<Waiter>) -> Option<(Location, St
         process
             .engine
             .resume(parts, &terms, question, outcome, now())
-    })??;
-    Some((location, step))
+    });
+    // Its outcome is taken, so nothing would wake it once more.
+    Some((location, step.unwrap_or(Step::Done(Resolution::ANONYMOUS))))
 }

@@ -9,6 +9,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use matrix_user_hash_core::key::Secret;
 use matrix_user_hash_core::token::find;
+use matrix_user_hash_core::wipe::Room;
 
 const HEADER: &[u8] = b"Bearer syt_YWxpY2U_kQzPvXwRtYuIoPlKjHgF_3fQx1a";
 const SYNC: &[u8] =
@@ -30,12 +31,12 @@ fn token(c: &mut Criterion) {
         ("query", None, QUERY),
         ("encoded query", None, ENCODED),
     ] {
-        let mut scratch = Vec::new();
+        let mut room = Room::new();
         group.bench_function(name, |b| {
-            b.iter(|| find(black_box(header), black_box(args), &mut scratch).is_some())
+            b.iter(|| find(black_box(header), black_box(args), &mut room).is_some())
         });
         group.bench_function(format!("{name}, and key"), |b| {
-            b.iter(|| Some(secret.token(&find(black_box(header), black_box(args), &mut scratch)?)))
+            b.iter(|| Some(secret.token(&find(black_box(header), black_box(args), &mut room)?)))
         });
     }
 }

@@ -206,8 +206,6 @@ pub struct Engine<'m, W, A> {
     counters: CounterSlot<'m>,
     places: Places<'m>,
     negative: NegativeCache,
-    /// Room to decode a token from a query; empty between requests.
-    scratch: Vec<u8>,
     flights: HashMap<Key, Flight<W>>,
     /// The keys of flights that wait for another process's lookup.
     following: Vec<Key>,
@@ -258,7 +256,6 @@ impl<'m, W: Copy + Eq, A: Fn(u32) -> bool> Engine<'m, W, A> {
             counters: zone.counters().slot(process),
             places: zone.places(process),
             negative: NegativeCache::new(),
-            scratch: Vec::new(),
             flights: HashMap::new(),
             following: Vec::new(),
             queue: Queue::default(),

@@ -12,21 +12,23 @@
 
 use memchr::{memchr, memchr2};
 
+use crate::wipe::Room;
+
 /// The value of the first argument called `name`, decoded.
 ///
-/// `name` is the decoded name. `None` if there is no such argument, or no memory to decode its value; an empty value is
-/// `Some(b"")`. The empty name is never found.
-/// `scratch` is used, and grown, only when the value has to be decoded; else the value is a slice of `args`.
-pub fn first<'a>(args: &'a [u8], name: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+/// `name` is the decoded name. `None` if there is no such argument, or if its value has to be decoded and is longer than `N`
+/// bytes then; an empty value is `Some(b"")`. The empty name is never found.
+/// `room` is used only when the value has to be decoded; else the value is a slice of `args`.
+pub fn first<'a, const N: usize>(
+    args: &'a [u8],
+    name: &[u8],
+    room: &'a mut Room<N>,
+) -> Option<&'a [u8]> {
     let value = first_raw(args, name)?;
     if memchr2(b'%', b'+', value).is_none() {
         return Some(value);
     }
-    scratch.clear();
-    // It may be a token, so it must not grow on the way: that would leave a part behind in memory that is freed.
-    scratch.try_reserve(value.len()).ok()?;
-    scratch.extend(Decode(value));
-    Some(scratch)
+    room.fill(Decode(value))
 }
 
 /// Whether there is an argument called `name`, with whatever value.
@@ -168,12 +170,15 @@ mod tests {
     use crate::model;
     use proptest::prelude::*;
 
-    /// The first value, decoded, and whether that took the scratch space.
+    /// The first value, decoded, and whether it is a copy.
     fn value(args: &str, name: &str) -> Option<(Vec<u8>, bool)> {
-        let mut scratch = Vec::new();
-        let value = first(args.as_bytes(), name.as_bytes(), &mut scratch)?.to_vec();
+        let mut room = Room::<64>::new();
+        let value = first(args.as_bytes(), name.as_bytes(), &mut room)?;
         assert!(has(args.as_bytes(), name.as_bytes()));
-        Some((value, scratch.capacity() > 0))
+        Some((
+            value.to_vec(),
+            !args.as_bytes().as_ptr_range().contains(&value.as_ptr()),
+        ))
     }
 
     // Each expectation of the next four tests is what Twisted 26.10.0's parse_qs(query, 1) gives.
@@ -283,9 +288,16 @@ mod tests {
     }
 
     #[test]
-    fn scratch_space_is_used_again() {
-        let mut scratch = b"of the request before".to_vec();
-        assert_eq!(first(b"t=%41", b"t", &mut scratch), Some(&b"A"[..]));
+    fn a_value_that_is_longer_than_its_room_is_none_if_it_must_be_decoded() {
+        for (args, expected) in [
+            (&b"t=%41bc"[..], Some(&b"Abc"[..])),
+            (b"t=%41%62%63", Some(b"Abc")),
+            (b"t=%41bcd", None),
+            (b"t=Abcd", Some(b"Abcd")),
+            (b"t=", Some(b"")),
+        ] {
+            assert_eq!(first(args, b"t", &mut Room::<3>::new()), expected);
+        }
     }
 
     /// Queries in which names nearly match, and escapes nearly are ones.
@@ -300,11 +312,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_first_value_is_the_one_that_twisted_finds(args in queries()) {
-            let mut scratch = Vec::new();
+            let mut room = Room::<1024>::new();
             let mut arguments = model::parse_qs(&args).into_iter();
             let expected = arguments.find(|(name, _)| name == b"ab").map(|(_, value)| value);
             prop_assert_eq!(has(&args, b"ab"), expected.is_some());
-            prop_assert_eq!(first(&args, b"ab", &mut scratch), expected.as_deref());
+            prop_assert_eq!(first(&args, b"ab", &mut room), expected.as_deref());
         }
 
         #[test]
@@ -318,8 +330,8 @@ mod tests {
             args.push(b'&');
             args.extend(other);
             prop_assume!(name != b"x");
-            let mut scratch = Vec::new();
-            prop_assert_eq!(first(&args, &name, &mut scratch), Some(&value[..]));
+            let mut room = Room::<1024>::new();
+            prop_assert_eq!(first(&args, &name, &mut room), Some(&value[..]));
         }
     }
 }

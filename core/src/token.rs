@@ -10,6 +10,7 @@
 //! (Synapse also reads arguments from a form body of a POST; no client sends its token so, and the body is not ours.)
 
 use crate::query;
+use crate::wipe::Room;
 
 const ARGUMENT: &[u8] = b"access_token";
 const SCHEME: &[u8] = b"Bearer ";
@@ -62,16 +63,16 @@ fn is_visible(bytes: &[u8]) -> bool {
 /// The token of a request with these values of `Authorization` headers and these query arguments (no `?`).
 ///
 /// `None` where Synapse would answer `M_MISSING_TOKEN` anyway, and for a token that [`Token::new`] does not take.
-/// `scratch` is used only to decode an argument that is percent-encoded; nothing else is allocated.
+/// `room` is used only to decode an argument that is percent-encoded. Nothing is allocated.
 #[inline]
 pub fn find<'a>(
     authorization: impl IntoIterator<Item = &'a [u8]>,
     args: &'a [u8],
-    scratch: &'a mut Vec<u8>,
+    room: &'a mut Room<{ Token::MAX }>,
 ) -> Option<Token<'a>> {
     let mut headers = authorization.into_iter();
     let Some(header) = headers.next() else {
-        return Token::new(query::first(args, ARGUMENT, scratch)?);
+        return Token::new(query::first(args, ARGUMENT, room)?);
     };
     let token = bearer(header)?;
     let alone = headers.next().is_none() && !query::has(args, ARGUMENT);
@@ -109,9 +110,9 @@ mod tests {
 
     /// The token of a request with those headers and that query.
     fn found(headers: &[&str], args: &str) -> Option<String> {
-        let mut scratch = Vec::new();
+        let mut room = Room::new();
         let headers = headers.iter().map(|value| value.as_bytes());
-        let token = find(headers, args.as_bytes(), &mut scratch)?;
+        let token = find(headers, args.as_bytes(), &mut room)?;
         Some(String::from_utf8(token.as_bytes().to_vec()).unwrap())
     }
 
@@ -250,14 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn the_common_request_needs_no_scratch_space() {
-        let mut scratch = Vec::new();
+    fn the_common_request_needs_no_room() {
+        let mut room = Room::new();
         let headers = [format!("Bearer {ALICE}")];
         let filter = b"filter=%7B%22room%22%3A%7B%22timeline%22%3A%7B%22limit%22%3A20%7D%7D%7D&timeout=30000";
-        let token = find(headers.iter().map(String::as_bytes), filter, &mut scratch);
+        let token = find(headers.iter().map(String::as_bytes), filter, &mut room);
         assert!(token.is_some());
-        assert!(find([], b"access_token=mat_a", &mut scratch).is_some());
-        assert_eq!(scratch.capacity(), 0);
+        assert!(find([], b"access_token=mat_a", &mut room).is_some());
+        assert!(!room.is_made());
+        assert!(find([], b"access_token=mat%5Fa", &mut room).is_some());
+        assert!(room.is_made());
     }
 
     fn headers() -> impl Strategy<Value = Vec<Vec<u8>>> {
@@ -309,16 +312,16 @@ mod tests {
             headers in headers(), args in arguments(), escape in prop::collection::vec(prop::bool::weighted(0.2), 7),
         ) {
             let query = written(&args, &escape);
-            let mut scratch = Vec::new();
-            let token = find(headers.iter().map(Vec::as_slice), &query, &mut scratch);
+            let mut room = Room::new();
+            let token = find(headers.iter().map(Vec::as_slice), &query, &mut room);
             let expected = model::access_token(&headers, &args);
             prop_assert_eq!(token.map(|token| token.as_bytes().to_vec()), expected);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(headers: Vec<Vec<u8>>, args: Vec<u8>) {
-            let mut scratch = Vec::new();
-            if let Some(token) = find(headers.iter().map(Vec::as_slice), &args, &mut scratch) {
+            let mut room = Room::new();
+            if let Some(token) = find(headers.iter().map(Vec::as_slice), &args, &mut room) {
                 prop_assert!(Token::new(token.as_bytes()).is_some());
             }
         }

@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::user::{Masquerade as MaySpeak, UserHash};
 
-pub use request::{DeviceParam, Masquerade, Request};
+pub use request::{DEVICE_MAX, DeviceParam, Masquerade, Request};
 pub use response::{Malformed, Progress, Response, parse};
 
 /// Why a lookup gave no answer: the kinds that figures and log lines tell apart.

@@ -13,6 +13,7 @@ mod random;
 mod synapse;
 
 use matrix_user_hash_core::token::find;
+use matrix_user_hash_core::wipe::Room;
 use random::Random;
 use synapse::{Synapse, in_header, in_query, usable};
 
@@ -131,8 +132,8 @@ fn the_token_is_the_one_that_synapse_takes() {
                 args.escape_ascii().to_string()
             )
         };
-        let mut scratch = Vec::new();
-        let found = find(headers.iter().map(Vec::as_slice), &args, &mut scratch);
+        let mut room = Room::new();
+        let found = find(headers.iter().map(Vec::as_slice), &args, &mut room);
         assert_eq!(
             found.map(|token| token.as_bytes().to_vec()),
             said,

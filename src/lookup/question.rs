@@ -6,8 +6,8 @@ use matrix_user_hash_core::engine::Question;
 use matrix_user_hash_core::key::Key;
 use matrix_user_hash_core::query;
 use matrix_user_hash_core::token::Token;
-use matrix_user_hash_core::whoami::{self, DeviceParam, Masquerade};
-use matrix_user_hash_core::wipe::Wiped;
+use matrix_user_hash_core::whoami::{self, DEVICE_MAX, DeviceParam, Masquerade};
+use matrix_user_hash_core::wipe::{Room, Wiped};
 
 use crate::conf::target::Target;
 use crate::fault::{self, Place};
@@ -44,8 +44,7 @@ pub(super) fn write(
 ) -> Result<Written, NotWritten> {
     fault::at(Place::Ask, client.user_agent());
     let indexes = variables::indexes(client);
-    let (mut user_room, mut device_room) = (Vec::new(), Vec::new());
-    let mut token_room = Wiped::default();
+    let (mut token_room, mut user_room, mut device_room) = (Room::new(), Room::new(), Room::new());
     let token = parts(client)
         .token(&mut token_room)
         .ok_or(NotWritten::Changed)?;
@@ -102,7 +101,7 @@ fn key(location: &Location, token: &Token<'_>, masquerade: Option<&Masquerade<'_
 }
 
 /// The device that an application service names; the stable name first, as Synapse reads them.
-fn device<'a>(args: &'a [u8], room: &'a mut Vec<u8>) -> Option<(DeviceParam, &'a [u8])> {
+fn device<'a>(args: &'a [u8], room: &'a mut Room<DEVICE_MAX>) -> Option<(DeviceParam, &'a [u8])> {
     let param = [DeviceParam::Stable, DeviceParam::Msc3202]
         .into_iter()
         .find(|param| query::has(args, param.name().as_bytes()))?;

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use matrix_user_hash_core::token::find;
+use matrix_user_hash_core::wipe::Room;
 
 #[path = "../../tests/support/synapse.rs"]
 mod synapse;
@@ -33,8 +34,8 @@ fuzz_target!(|request: &[u8]| -> Corpus {
         return Corpus::Reject;
     }
     let said = SYNAPSE.with_borrow_mut(|synapse| synapse.access_token(&headers, &args));
-    let mut scratch = Vec::new();
-    let found = find(headers.iter().map(Vec::as_slice), &args, &mut scratch);
+    let mut room = Room::new();
+    let found = find(headers.iter().map(Vec::as_slice), &args, &mut room);
     assert_eq!(found.map(|token| token.as_bytes().to_vec()), usable(said));
     Corpus::Keep
 });

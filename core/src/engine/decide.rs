@@ -10,7 +10,7 @@ use crate::time::Millis;
 use crate::token::{self, Token};
 use crate::user::{Masquerade, UserHash, UserId};
 use crate::whoami::{Identity, LookupError};
-use crate::wipe::{Wiped, wipe};
+use crate::wipe::Room;
 
 /// What is asked about a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,21 +53,21 @@ pub struct Parts<'r> {
 }
 
 impl<'r> Parts<'r> {
-    /// The request's token; `scratch` is room to decode it.
+    /// The request's token; in `room` it is decoded.
     #[inline]
-    pub fn token<'a>(&self, scratch: &'a mut Vec<u8>) -> Option<Token<'a>>
+    pub fn token<'a>(&self, room: &'a mut Room<{ Token::MAX }>) -> Option<Token<'a>>
     where
         'r: 'a,
     {
-        token::find(self.authorization, self.args, scratch)
+        token::find(self.authorization, self.args, room)
     }
 
     /// The user that an application service's request names, if it is one that a homeserver could have.
-    pub fn named_user<'a>(&self, scratch: &'a mut Vec<u8>) -> Option<UserId<'a>>
+    pub fn named_user<'a>(&self, room: &'a mut Room<{ UserId::MAX }>) -> Option<UserId<'a>>
     where
         'r: 'a,
     {
-        let named = query::first(self.args, b"user_id", scratch)?;
+        let named = query::first(self.args, b"user_id", room)?;
         UserId::try_from(core::str::from_utf8(named).ok()?).ok()
     }
 }
@@ -128,8 +128,8 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
     /// First contact: no allocation, no lock, no system call if the user is known.
     #[inline(always)]
     pub fn arrive(&mut self, parts: Parts<'_>, terms: &Terms, now: Millis) -> Step {
-        let mut scratch = core::mem::take(&mut self.scratch);
-        let step = match parts.token(&mut scratch) {
+        let mut room = Room::new();
+        let step = match parts.token(&mut room) {
             None => Step::Done(Resolution::ANONYMOUS),
             Some(token) => {
                 let key = self.zone.secret().token(&token);
@@ -144,13 +144,11 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
                 }
             }
         };
-        wipe(&mut scratch);
-        self.scratch = scratch;
         self.count_step(&step);
         step
     }
 
-    /// A request that waited has an outcome. `None` if it has no token any more.
+    /// A request that waited has an outcome. One that has no token any more goes on as one that had none.
     #[inline(never)]
     pub fn resume(
         &mut self,
@@ -159,27 +157,31 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
         question: Question,
         outcome: Outcome,
         now: Millis,
-    ) -> Option<Step> {
-        let mut scratch = Wiped::default();
-        let token = parts.token(&mut scratch)?;
-        let step = match (outcome.result, question) {
-            (Err(_), _) => Step::Done(Resolution::without_user(&token, outcome.status)),
-            (Ok(identity), Question::Owner(key)) => {
+    ) -> Step {
+        let mut room = Room::new();
+        let step = match (parts.token(&mut room), outcome.result, question) {
+            (None, ..) => Step::Done(Resolution::ANONYMOUS),
+            (Some(token), Err(_), _) => {
+                Step::Done(Resolution::without_user(&token, outcome.status))
+            }
+            (Some(token), Ok(identity), Question::Owner(key)) => {
                 self.for_whom(parts, terms, &token, key, identity, outcome.status, now)
             }
-            (Ok(identity), Question::Masquerade { .. }) => {
+            (Some(_), Ok(identity), Question::Masquerade { .. }) => {
                 Step::Done(Resolution::user(identity.user, outcome.status, question))
             }
         };
         self.count_step(&step);
-        Some(step)
+        step
     }
 
-    /// A request that can be asked nothing for goes on by its token. `None` if it has none.
-    pub fn fall_back(&mut self, parts: Parts<'_>) -> Option<Resolution> {
-        let mut scratch = Wiped::default();
-        let token = parts.token(&mut scratch)?;
-        Some(Resolution::without_user(&token, Status::Error))
+    /// A request that can be asked nothing for goes on by its token, if it has one.
+    pub fn fall_back(&self, parts: Parts<'_>) -> Resolution {
+        let mut room = Room::new();
+        match parts.token(&mut room) {
+            Some(token) => Resolution::without_user(&token, Status::Error),
+            None => Resolution::ANONYMOUS,
+        }
     }
 
     #[inline]
@@ -250,8 +252,8 @@ impl<W: Copy + Eq, A: Fn(u32) -> bool> Engine<'_, W, A> {
         owner: Key,
         now: Millis,
     ) -> Option<Step> {
-        let mut scratch = Vec::new();
-        let named = parts.named_user(&mut scratch)?;
+        let mut room = Room::new();
+        let named = parts.named_user(&mut room)?;
         let key = self.zone.secret().masquerade(token, &named);
         let question = Question::Masquerade { key, owner };
         Some(match self.known_of(&key, terms, now) {

@@ -16,7 +16,7 @@ const VALUE_MAX: usize = 8192;
 const REQUEST_MAX: usize = 16_000;
 
 /// The longest device id that is passed along, in bytes: Synapse makes none longer (synapse/rest/client/login.py).
-const DEVICE_MAX: usize = 512;
+pub const DEVICE_MAX: usize = 512;
 
 /// What is asked, and in whose name.
 ///
@@ -168,6 +168,7 @@ fn is_device(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wipe::Room;
     use proptest::prelude::*;
 
     const TOKEN: &[u8] = b"syt_YWxpY2U_kQzPvXwRtYuIoPlKjHgF_3fQx1a";
@@ -322,9 +323,9 @@ mod tests {
             prop_assert_eq!(names, expected);
 
             let (_, args) = parsed.path.unwrap().split_once('?').unwrap();
-            let mut scratch = Vec::new();
-            prop_assert_eq!(query::first(args.as_bytes(), b"user_id", &mut scratch), Some(user.as_bytes()));
-            let asked = query::first(args.as_bytes(), b"device_id", &mut scratch);
+            let mut room = Room::<1024>::new();
+            prop_assert_eq!(query::first(args.as_bytes(), b"user_id", &mut room), Some(user.as_bytes()));
+            let asked = query::first(args.as_bytes(), b"device_id", &mut room);
             prop_assert_eq!(asked, Some(&device[..]).filter(|device| is_device(device)));
         }
     }
