@@ -13,8 +13,8 @@
 
 use core::cell::{Cell, OnceCell};
 use core::ffi::c_void;
+use core::fmt;
 use core::ptr::{self, NonNull};
-use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use matrix_user_hash_core::engine::{Ended, Job};
@@ -22,7 +22,10 @@ use matrix_user_hash_core::shm::throttle::LogLine;
 use matrix_user_hash_core::time::Millis;
 use matrix_user_hash_core::whoami::{FailureKind, LookupError, LookupResult, Response};
 use matrix_user_hash_core::wipe::Wiped;
-use nginx_sys::{ngx_buf_t, ngx_http_request_t, ngx_http_upstream_handler_pt, ngx_recv_pt};
+use nginx_sys::{
+    ngx_buf_t, ngx_http_request_t, ngx_http_upstream_handler_pt, ngx_int_t, ngx_recv_pt,
+};
+use ngx::core::Status;
 use ngx::http::HttpModule;
 use ngx::ngx_string;
 
@@ -219,9 +222,9 @@ impl Lookup {
             self.detached.lower_log_levels();
         }
         let run = Some(upstream::run as unsafe extern "C" fn(_));
-        let child = self
-            .detached
-            .create_subrequest(client, module, context, run)?;
+        let child =
+            self.detached
+                .create_subrequest(client, module, context, run, Some(finalized))?;
         self.child.set(Some(child));
         let left = self.deadline.since(now());
         if let Some(timer) = self.timer.get() {
@@ -250,6 +253,14 @@ impl Lookup {
     unsafe fn of<'l>(request: *mut ngx_http_request_t) -> &'l Self {
         // SAFETY: `launch` left it there, and a lookup is freed in a turn of the event loop after its requests.
         unsafe { &*Request::from_ptr(request).context(Module::module()).cast() }
+    }
+
+    /// Whether it has told its result.
+    fn has_ended(&self) -> bool {
+        let job = self.job.take();
+        let has_ended = job.is_none();
+        self.job.set(job);
+        has_ended
     }
 
     /// Ends a lookup: frees its requests, with the upstream if that is still at work, and tells the result.
@@ -316,21 +327,24 @@ impl Lookup {
             log::error!(
                 log::cycle_log(),
                 "matrix_user_hash: lookup at \"{}\" failed: {}; requests go on by the fallback (said once a minute)",
-                String::from_utf8_lossy(&target.host),
+                target.host.escape_ascii(),
                 self.reason(kind)
             );
         }
     }
 
-    /// Why a lookup failed, in an operator's words.
-    fn reason(&self, kind: FailureKind) -> Cow<'static, str> {
+    /// Why a lookup failed, in an operator's words. They take no memory, which may be what is lacking.
+    fn reason(&self, kind: FailureKind) -> Reason {
         #[cfg(ngx_feature = "http_ssl")]
-        if matches!(kind, FailureKind::Connect | FailureKind::Timeout) {
-            if let Some(error) = self.tls_error.get() {
-                return error.to_string().into();
-            }
+        let tls_error = match kind {
+            FailureKind::Connect | FailureKind::Timeout => self.tls_error.get(),
+            _ => None,
+        };
+        Reason {
+            kind,
+            #[cfg(ngx_feature = "http_ssl")]
+            tls_error,
         }
-        kind.to_string().into()
     }
 
     /// Whether `worker_shutdown_timeout` is over: nginx has marked every connection of the worker process, and would wait for
@@ -376,6 +390,40 @@ impl Lookup {
     }
 }
 
+/// Why a lookup failed.
+struct Reason {
+    kind: FailureKind,
+    #[cfg(ngx_feature = "http_ssl")]
+    tls_error: Option<sessions::TlsError>,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(ngx_feature = "http_ssl")]
+        if let Some(error) = &self.tls_error {
+            return error.fmt(f);
+        }
+        self.kind.fmt(f)
+    }
+}
+
+/// The subrequest is finalized, whatever came of it. NGX_OK lets it end without a response, and nginx wakes the main request; for
+/// that it takes memory (ngx_http_post_request). Where there is none, [`retire`] ends the lookup.
+unsafe extern "C" fn finalized(
+    _child: *mut ngx_http_request_t,
+    lookup: *mut c_void,
+    _code: ngx_int_t,
+) -> ngx_int_t {
+    const OK: ngx_int_t = Status::NGX_OK.0;
+    guard::guard(OK, || {
+        // SAFETY: `launch` has given the lookup, which lives longer than its requests.
+        if let Some(retirement) = unsafe { &*lookup.cast::<Lookup>() }.retirement.get() {
+            retirement.post();
+        }
+        OK
+    })
+}
+
 /// The main request is woken: its subrequest has ended.
 unsafe extern "C" fn ended(parent: *mut ngx_http_request_t) {
     // SAFETY: nginx calls with the live main request of a lookup, and after that only looks whether the connection is destroyed
@@ -396,12 +444,19 @@ unsafe fn tick(subject: *mut c_void, _reason: WakeReason) {
     });
 }
 
-/// Nothing uses the lookup any more.
+/// Nothing uses the lookup any more; or its subrequest has ended, and nginx had no memory to wake the main request.
 unsafe fn retire(subject: *mut c_void, _reason: WakeReason) {
     guard::guard((), || {
-        if let Some(lookup) = NonNull::new(subject.cast()) {
-            // SAFETY: this is posted once, when the lookup has ended and its requests are freed.
-            unsafe { Lookup::free(lookup) };
+        if let Some(lookup) = NonNull::new(subject.cast::<Lookup>()) {
+            // SAFETY: this is posted when the subrequest has ended. No frame of nginx uses the connection any more; and when the
+            // lookup has ended, its requests are freed and nothing else refers to it.
+            unsafe {
+                let has_ended = lookup.as_ref().has_ended();
+                lookup.as_ref().end(FailureKind::Head);
+                if has_ended {
+                    Lookup::free(lookup);
+                }
+            }
         }
     });
 }

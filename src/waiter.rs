@@ -5,6 +5,7 @@
 //! soon as the request goes on: a long poll behind us should hold nothing that the lookup needed.
 
 use core::ffi::c_void;
+use core::fmt;
 use core::ptr::NonNull;
 
 use matrix_user_hash_core::engine::{Ask, Client, Outcome, Question, WaitsFor};
@@ -24,6 +25,22 @@ pub(crate) struct Callbacks {
     pub woken: Callback,
     /// Its client has left.
     pub abandoned: unsafe extern "C" fn(*mut c_void),
+}
+
+/// What ended a wait.
+pub(crate) struct End(Option<Outcome>);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("nothing"),
+            Some(outcome) if outcome == Outcome::TIME_IS_UP => f.write_str("its time is up"),
+            Some(outcome) => match outcome.result {
+                Ok(_) => write!(f, "the user is known, {}", outcome.status.as_str()),
+                Err(error) => error.fmt(f),
+            },
+        }
+    }
 }
 
 /// A waiting request.
@@ -146,15 +163,8 @@ impl Waiter {
     }
 
     /// What ended its wait, for the debug log.
-    pub(crate) fn end(&self) -> String {
-        match self.outcome {
-            None => "nothing".to_owned(),
-            Some(outcome) if outcome == Outcome::TIME_IS_UP => "its time is up".to_owned(),
-            Some(outcome) => match outcome.result {
-                Ok(_) => format!("the user is known, {}", outcome.status.as_str()),
-                Err(error) => error.to_string(),
-            },
-        }
+    pub(crate) fn end(&self) -> End {
+        End(self.outcome)
     }
 
     /// When its own time is up.

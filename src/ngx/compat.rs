@@ -144,6 +144,17 @@ pub(crate) unsafe fn set_logged(r: *mut ngx_http_request_t) {
     unsafe { (*r.cast::<bound::ngx_http_request_t>()).set_logged(1) }
 }
 
+/// Marks a request as one that something else still uses, so that `ngx_http_terminate_request` neither closes its connection nor
+/// frees it.
+///
+/// # Safety
+///
+/// `r` points to a live request.
+pub(crate) unsafe fn set_blocked(r: *mut ngx_http_request_t) {
+    // SAFETY: both types are bindings of the same C structure; this one has its bitfields where C has them.
+    unsafe { (*r.cast::<bound::ngx_http_request_t>()).set_blocked(1) }
+}
+
 /// Gives a variable its value: `len` bytes behind `data`, at most 2^28 - 1, valid and to be kept.
 ///
 /// Every request writes three. bindgen 0.72 makes setters that go bit by bit, so that they took 1,800 instructions

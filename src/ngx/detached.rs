@@ -13,8 +13,8 @@ use nginx_sys::{
     NGX_LOG_DEBUG_FIRST, ngx_connection_local_sockaddr, ngx_connection_t, ngx_event_t,
     ngx_http_connection_t, ngx_http_core_loc_conf_t, ngx_http_create_request,
     ngx_http_event_handler_pt, ngx_http_free_request, ngx_http_log_ctx_t,
-    ngx_http_post_subrequest_t, ngx_http_request_t, ngx_http_subrequest, ngx_int_t, ngx_log_t,
-    ngx_module_t, ngx_str_t, sockaddr, socklen_t,
+    ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_request_t,
+    ngx_http_subrequest, ngx_log_t, ngx_module_t, ngx_str_t, sockaddr, socklen_t,
 };
 use ngx::core::Status;
 
@@ -142,6 +142,7 @@ impl Detached {
         unsafe {
             compat::uncount_request((*parts).request);
             compat::set_logged((*parts).request);
+            compat::set_blocked((*parts).request);
             Some(Request::from_ptr((*parts).request))
         }
     }
@@ -199,18 +200,21 @@ impl Detached {
         }
     }
 
-    /// Makes the subrequest, for which `module` keeps `context`, and `run` is called first. `None` without memory.
+    /// Makes the subrequest, for which `module` keeps `context`. `run` is called first, and `finalized` last, with `context`. `None`
+    /// without memory.
     pub(crate) fn create_subrequest(
         &self,
         client: Request,
         module: &ngx_module_t,
         context: *mut c_void,
         run: ngx_http_event_handler_pt,
+        finalized: ngx_http_post_subrequest_pt,
     ) -> Option<Request> {
         let (parts, mut made) = (self.parts.get(), ptr::null_mut());
         // SAFETY: the main request is live, and what ends the subrequest lives with it.
         let child = unsafe {
-            (*parts).done.handler = Some(finalized);
+            (*parts).done.handler = finalized;
+            (*parts).done.data = context;
             let (parent, done) = ((*parts).request, &raw mut (*parts).done);
             let (uri, flags) = (&raw mut (*parent).uri, FLAGS as usize);
             let code =
@@ -259,15 +263,6 @@ impl Detached {
 
 /// How the subrequest is made: nothing of it is sent to a client.
 const FLAGS: u32 = NGX_HTTP_SUBREQUEST_IN_MEMORY | NGX_HTTP_SUBREQUEST_WAITED;
-
-/// The subrequest is finalized, whatever came of it. NGX_OK lets it end without a response.
-unsafe extern "C" fn finalized(
-    _child: *mut ngx_http_request_t,
-    _data: *mut c_void,
-    _code: ngx_int_t,
-) -> ngx_int_t {
-    Status::NGX_OK.0
-}
 
 fn describe(
     request: Request,
