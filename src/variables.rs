@@ -5,7 +5,7 @@
 //! give emptiness that nginx does not keep. The variable of a shift follows from the hash and the time of day; nginx asks
 //! for it when somebody first reads it, and keeps the answer.
 
-use matrix_user_hash_core::engine::Resolution;
+use matrix_user_hash_core::engine::{Resolution, Status};
 use matrix_user_hash_core::shift::Shift;
 use matrix_user_hash_core::user::UserHash;
 use nginx_sys::{
@@ -179,7 +179,7 @@ pub(crate) fn is_resolved(request: Request, indexes: &Indexes) -> bool {
     request.variable_slot(indexes.status).valid() != 0
 }
 
-/// Writes the variables. Without memory they stay empty, and the request goes round.
+/// Writes the variables. Without memory for its hash a request goes round, as one that could not be resolved.
 ///
 /// `held` is how long the request had to wait, in milliseconds, if it had to.
 pub(crate) fn write(
@@ -197,7 +197,11 @@ pub(crate) fn write(
     if let Some((data, len)) = hash {
         fill(request.variable_slot(indexes.hash), data, len);
     }
-    let status = resolution.status.as_str();
+    let status = match hash {
+        Some(_) => resolution.status,
+        None => Status::Error,
+    };
+    let status = status.as_str();
     fill(
         request.variable_slot(indexes.status),
         status.as_ptr(),
