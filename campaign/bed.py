@@ -51,6 +51,9 @@ class Front:
     # True: requests go on to one of four sync workers by the hash; False: they are answered in place, which is faster.
     routed: bool = False
     log: bool = False
+    # Where it is, if not in the folder of nginx.
+    log_file: Path | None = None
+    connections: int = 16384
     user: str = "root"
 
     def render(self, directory, module):
@@ -59,7 +62,7 @@ class Front:
             f'    server {{ listen unix:{directory}/sync{n}.sock; access_log off; location / {{ return 200 "sync{n}"; }} }}'
             for n in range(1, 5))
         content = "proxy_pass http://sync_workers;" if self.routed else "empty_gif;"
-        log = f"access_log {directory}/access.log held buffer=64k flush=1s;" if self.log else "access_log off;"
+        log = f"access_log {self.log_file or directory / 'access.log'} held buffer=64k flush=1s;" if self.log else "access_log off;"
         return f"""\
 load_module {module};
 {f"user {self.user};" if os.geteuid() == 0 else ""}
@@ -67,7 +70,7 @@ worker_processes {self.workers};
 worker_rlimit_nofile 20000;
 pid {directory}/nginx.pid;
 error_log {directory}/error.log notice;
-events {{ worker_connections 16384; }}
+events {{ worker_connections {self.connections}; }}
 http {{
     log_format held '$pid $status $matrix_user_hash_status $matrix_user_hash_lookup_time $request_time';
     {log}

@@ -1,6 +1,6 @@
 """All campaigns by name, in the order in which `all` runs them."""
 
-from . import fairness, figures, floods, hit_path, hostile, kill, lifecycle, outage, single_flight, state
+from . import exhaustion, fairness, figures, floods, hit_path, hostile, kill, lifecycle, outage, single_flight, state
 
 
 def campaigns():
@@ -21,6 +21,7 @@ def campaigns():
         kill.kill,
         hostile.hostile,
         lifecycle.lifecycle,
+        exhaustion.exhaustion,
         figures.figures,
         hit_path.hit_path,
         floods.growth,
