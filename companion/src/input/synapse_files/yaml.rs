@@ -4,15 +4,13 @@
 //! reported with its line and the path of its key. All other keys are skipped while parsing, for these files hold secrets,
 //! and no message shows a value.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
-
+use self::load::{Unreadable, Why};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place};
 use crate::input::facts::Statement;
+
+mod load;
 
 /// The top-level keys that are kept.
 const KEPT: [&str; 16] = [
@@ -37,25 +35,31 @@ const KEPT: [&str; 16] = [
 /// A parsed file.
 pub(super) struct File {
     pub path: PathBuf,
-    keys: BTreeMap<String, Node>,
+    keys: Vec<Entry>,
 }
 
 /// A value and where it begins.
+#[derive(Clone)]
 struct Node {
     value: Value,
     line: usize,
     column: usize,
 }
 
+#[derive(Clone)]
 enum Value {
     Null,
     Bool(bool),
     Number(i64),
-    /// Text, and numbers that are not whole.
     Text(String),
     List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    Map(Vec<Entry>),
+    /// A number with a point, a date, bytes or a set: nothing that routing depends on is one.
+    Other,
 }
+
+/// A key with its value. A key that is no text is `None`: Synapse asks for text, to which no number and no `on` is equal.
+type Entry = (Option<String>, Node);
 
 /// A value with the path of its key, as messages name it.
 #[derive(Clone)]
@@ -68,21 +72,13 @@ pub(super) struct At<'a> {
 impl File {
     /// Parses a file. `None` if that is impossible, which has been said then.
     pub(super) fn parse(path: &Path, text: &str, found: &mut Diagnostics) -> Option<Self> {
-        let options = serde_saphyr::options! {
-            duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-            with_snippet: false,
-        };
-        match serde_saphyr::from_str_with_options::<Top>(text, options) {
-            Ok(top) => Some(Self {
+        match load::load(text, |key| KEPT.contains(&key)) {
+            Ok(keys) => Some(Self {
                 path: path.to_owned(),
-                keys: top.0,
+                keys,
             }),
             Err(error) => {
-                let place = error.location().map_or_else(
-                    || Place::file(path),
-                    |at| Place::line(path, at.line() as usize, at.column() as usize),
-                );
-                found.push(unreadable(text, &place));
+                found.push(unreadable(path, text, &error));
                 None
             }
         }
@@ -90,7 +86,10 @@ impl File {
 
     /// The value of a top-level key. A key without a value is as good as none, as in Synapse.
     pub(super) fn get(&self, key: &str) -> Option<At<'_>> {
-        let node = self.keys.get(key)?;
+        let (_, node) = self
+            .keys
+            .iter()
+            .find(|(name, _)| name.as_deref() == Some(key))?;
         let at = At {
             file: &self.path,
             node,
@@ -101,21 +100,54 @@ impl File {
 
     /// Whether the file is a table of keys that has any of these.
     pub(super) fn has_any(&self, keys: &[&str]) -> bool {
-        keys.iter().any(|key| self.keys.contains_key(*key))
+        let mut names = self.keys.iter().filter_map(|(name, _)| name.as_deref());
+        names.any(|name| keys.contains(&name))
     }
 }
 
-/// The reader's own words may quote a value, and a value may be a secret: only the place is told, and a placeholder's name.
-fn unreadable(text: &str, place: &Place) -> Diagnostic {
-    let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or("");
-    let problem = match placeholder(line.split_once(':').map_or(line, |(_, value)| value)) {
-        Some(name) => Diagnostic::error(format!("the placeholder {name} was not filled in"))
-            .fix("render the template first, and name the file that Synapse itself reads"),
-        None => Diagnostic::error("Synapse could not read this as YAML")
-            .fix("check the indentation and quotes of this line and the one above it"),
+/// What Synapse could not read, and where. A value may be a secret, so none is quoted: a placeholder's name and a tag are none.
+fn unreadable(path: &Path, text: &str, error: &Unreadable) -> Diagnostic {
+    const RENDER: &str = "render the template first, and name the file that Synapse itself reads";
+    let line = text.lines().nth(error.line.saturating_sub(1)).unwrap_or("");
+    let value = line.split_once(':').map_or(line, |(_, value)| value);
+    let unfilled = placeholder(value).filter(|_| !matches!(error.why, Why::Tag(_)));
+    let (problem, fix) = match &error.why {
+        _ if unfilled.is_some() => {
+            let name = unfilled.unwrap_or_default();
+            (format!("the placeholder {name} was not filled in"), RENDER)
+        }
+        Why::Tag(tag) => (
+            format!("Synapse knows no tag {tag}, or not for such a value"),
+            "write the value itself; if a program fills it in, name the file that Synapse itself reads",
+        ),
+        Why::Syntax => (
+            "Synapse could not read this as YAML".to_owned(),
+            "check the indentation and quotes of this line and the one above it",
+        ),
+        Why::Document => (
+            "Synapse reads files of one YAML document, and here a second one begins".to_owned(),
+            "put the documents into files of their own, and name each",
+        ),
+        Why::Key => (
+            "a list or a map cannot be a key".to_owned(),
+            "check the indentation and quotes of this line and the one above it",
+        ),
+        Why::Merge => (
+            "<< takes a map, or a list of maps".to_owned(),
+            "let the alias behind << name a map",
+        ),
+        Why::Twice => (
+            "a key comes twice from the maps behind <<, and it depends on the version of PyYAML which of them counts".to_owned(),
+            "write that key beside <<, with the value that is meant",
+        ),
+        Why::Size => (
+            "its aliases make it too large to be a configuration".to_owned(),
+            "write out what the aliases name",
+        ),
     };
-    let problem = problem.at(place);
-    match key_above(text, place.line) {
+    let place = Place::line(path, error.line, error.column);
+    let problem = Diagnostic::error(problem).fix(fix).at(&place);
+    match key_above(text, error.line) {
         Some(key) => problem.key(key),
         None => problem,
     }
@@ -230,6 +262,8 @@ impl<'a> At<'a> {
             Value::Text(text) => !text.is_empty(),
             Value::List(items) => !items.is_empty(),
             Value::Map(entries) => !entries.is_empty(),
+            // It may be 0.0, and who writes that?
+            Value::Other => true,
         }
     }
 
@@ -275,18 +309,23 @@ impl<'a> At<'a> {
             self.wrong("a map of keys and values", found);
             return Vec::new();
         };
-        entries
-            .iter()
-            .map(|(name, node)| {
-                let key = format!("{}.{name}", self.key);
-                let at = At {
-                    file: self.file,
-                    node,
-                    key,
-                };
-                (name.as_str(), at)
-            })
-            .collect()
+        let mut named = Vec::new();
+        for (name, node) in entries {
+            let key = format!("{}.{}", self.key, name.as_deref().unwrap_or("?"));
+            let at = At {
+                file: self.file,
+                node,
+                key,
+            };
+            match name {
+                Some(name) => named.push((name.as_str(), at)),
+                None => at.wrong(
+                    "a key that is text, in quotes if it looks like a number or like true or false",
+                    found,
+                ),
+            }
+        }
+        named
     }
 
     /// The value of a key of this map, if it has one.
@@ -294,7 +333,9 @@ impl<'a> At<'a> {
         let Value::Map(entries) = &self.node.value else {
             return None;
         };
-        let (_, node) = entries.iter().rev().find(|(name, _)| name == key)?;
+        let (_, node) = entries
+            .iter()
+            .find(|(name, _)| name.as_deref() == Some(key))?;
         let at = At {
             file: self.file,
             node,
@@ -306,140 +347,6 @@ impl<'a> At<'a> {
     /// Whether it is a map.
     pub(super) fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
-    }
-}
-
-/// The file as a whole: a map whose other keys are skipped, or anything else, which Synapse ignores.
-struct Top(BTreeMap<String, Node>);
-
-impl<'de> Deserialize<'de> for Top {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Top;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("keys and values")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
-                let mut keys = BTreeMap::new();
-                while let Some(Name(key)) = map.next_key()? {
-                    if KEPT.contains(&key.as_str()) {
-                        keys.insert(key, map.next_value()?);
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(Top(keys))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Top, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Top(BTreeMap::new()))
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Top, E> {
-                Ok(Top(BTreeMap::new()))
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Top, E> {
-                Ok(Top(BTreeMap::new()))
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Top, E> {
-                Ok(Top(BTreeMap::new()))
-            }
-
-            fn visit_unit<E>(self) -> Result<Top, E> {
-                Ok(Top(BTreeMap::new()))
-            }
-        }
-        deserializer.deserialize_any(Keys)
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self {
-            value: spanned.value,
-            line: spanned.defined.line() as usize,
-            column: spanned.defined.column() as usize,
-        })
-    }
-}
-
-/// A key, which YAML allows to be of any type.
-struct Name(String);
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(match Value::deserialize(deserializer)? {
-            Value::Text(text) => text,
-            Value::Number(number) => number.to_string(),
-            Value::Bool(value) => value.to_string(),
-            Value::Null | Value::List(_) | Value::Map(_) => String::new(),
-        }))
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Value;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-
-            fn visit_none<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-                Ok(Value::Bool(value))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-                Ok(Value::Number(value))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-                Ok(i64::try_from(value)
-                    .map_or_else(|_| Value::Text(value.to_string()), Value::Number))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-                Ok(Value::Text(value.to_string()))
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-                Ok(Value::Text(value.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Value::List(items))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(Name(key)) = map.next_key()? {
-                    entries.push((key, map.next_value()?));
-                }
-                Ok(Value::Map(entries))
-            }
-        }
-        deserializer.deserialize_any(Any)
     }
 }
 
@@ -482,5 +389,66 @@ mod tests {
             "worker_listeners[0].port"
         );
         assert!(!found.has_errors());
+    }
+
+    #[test]
+    fn what_synapse_cannot_read_is_said_at_its_place() {
+        for (text, line, column, problem) in [
+            ("server_name: !ENV NAME\n", 1, 14, "no tag !ENV"),
+            (
+                "a: 1\nmacaroon_secret_key: !vault |\n  6162\n",
+                2,
+                22,
+                "no tag !vault",
+            ),
+            ("a: 1\n---\nb: 2\n", 2, 1, "a second one begins"),
+            ("{a: 1}: 2\n", 1, 9, "cannot be a key"),
+            ("a: {port: {{ port }}}\n", 1, 20, "{{ port }}"),
+            ("<<: text\n", 1, 5, "takes a map"),
+            (
+                "a: &a {port: 1}\nb: &b {port: 2}\nc:\n  <<: [*a, *b]\n",
+                4,
+                7,
+                "version of PyYAML",
+            ),
+            ("a: [1\n", 1, 4, "could not read this as YAML"),
+        ] {
+            let Err(error) = load::load(text, |_| true).map(drop) else {
+                panic!("{text}");
+            };
+            assert_eq!((error.line, error.column), (line, column), "{text}");
+            let said = format!("{:?}", unreadable(Path::new("a.yaml"), text, &error));
+            assert!(said.contains(problem), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn aliases_of_aliases_end() {
+        let mut text = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
+        for n in 1..20 {
+            let aliases = vec![format!("*a{}", n - 1); 10].join(", ");
+            text += &format!("a{n}: &a{n} [{aliases}]\n");
+        }
+        let error = load::load(&text, |_| true).map(drop);
+        assert!(matches!(error.map_err(|error| error.why), Err(Why::Size)));
+    }
+
+    #[test]
+    fn a_truth_is_one_of_pyyamls_words() {
+        let mut found = Diagnostics::default();
+        for (text, expected) in [
+            ("no", Some(false)),
+            ("On", Some(true)),
+            ("n", None),
+            ("'no'", None),
+            ("0", None),
+        ] {
+            let text = format!("enable_media_repo: {text}\n");
+            let file = File::parse(Path::new("a.yaml"), &text, &mut found).unwrap();
+            let at = file.get("enable_media_repo").unwrap();
+            let before = found.errors();
+            assert_eq!(at.boolean(&mut found), expected, "{text}");
+            assert_eq!(found.errors() > before, expected.is_none(), "{text}");
+        }
     }
 }
