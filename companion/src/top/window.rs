@@ -14,7 +14,8 @@ pub(super) struct Window {
     seconds: i64,
     lines: VecDeque<(i64, Box<[u8]>)>,
     bytes: usize,
-    newest: i64,
+    /// The moment of the newest line, as soon as one has told its own.
+    newest: Option<i64>,
     left_out: u64,
     parser: Parser,
 }
@@ -26,20 +27,22 @@ impl Window {
             seconds,
             lines: VecDeque::new(),
             bytes: 0,
-            newest: i64::MIN,
+            newest: None,
             left_out: 0,
             parser: Parser::default(),
         }
     }
 
-    /// Takes a line in. A broken one has no moment; it counts as of the newest.
+    /// Takes a line in. A broken one has no moment; it counts as of the newest, or of the first that comes.
     pub(super) fn push(&mut self, line: &[u8]) {
-        let time = self
-            .parser
-            .parse(line)
-            .map_or(self.newest, |line| line.time);
+        let time = self.parser.parse(line).map(|line| line.time).ok();
+        if let Some(time) = time {
+            self.begin(time);
+        }
         self.newest = self.newest.max(time);
-        if time <= self.newest.saturating_sub(self.seconds) {
+        let newest = self.newest.unwrap_or_default();
+        let time = time.unwrap_or(newest);
+        if time <= newest.saturating_sub(self.seconds) {
             return;
         }
         self.bytes += line.len();
@@ -50,12 +53,23 @@ impl Window {
         }
     }
 
+    /// The first moment is known: the lines that had none were then.
+    fn begin(&mut self, first: i64) {
+        if self.newest.is_none() {
+            self.lines.iter_mut().for_each(|(time, _)| *time = first);
+            self.newest = Some(first);
+        }
+    }
+
     /// Lets go of what is older, seen from `now` or from the newest line.
     pub(super) fn end(&mut self, now: Option<i64>) {
-        let from = now
-            .unwrap_or(self.newest)
-            .max(self.newest)
-            .saturating_sub(self.seconds);
+        if let Some(now) = now {
+            self.begin(now);
+        }
+        let Some(seen_from) = self.newest.max(now) else {
+            return;
+        };
+        let from = seen_from.saturating_sub(self.seconds);
         while self.lines.front().is_some_and(|(time, _)| *time <= from) {
             self.drop_first();
         }
@@ -108,6 +122,26 @@ mod tests {
         assert_eq!(window.lines.len(), 31);
         window.end(Some(9_999));
         assert_eq!((window.lines.len(), window.bytes), (0, 0));
+    }
+
+    #[test]
+    fn broken_lines_count_before_any_moment_is_known() {
+        let mut window = Window::new(60);
+        window.push(b"broken");
+        window.end(None);
+        assert_eq!(window.lines.len(), 1);
+        // The first line that has a moment gives it to those before.
+        window.push(&line(1_000));
+        window.push(&line(1_061));
+        window.end(None);
+        assert_eq!(window.lines.len(), 1, "it went with its time");
+        // Where somebody looks on, they go after their time, too.
+        let mut window = Window::new(60);
+        window.push(b"broken");
+        window.end(Some(1_000));
+        assert_eq!(window.lines.len(), 1);
+        window.end(Some(1_060));
+        assert_eq!(window.lines.len(), 0);
     }
 
     #[test]
