@@ -232,11 +232,14 @@ fn moved(
         moves::drain(&mut deployment, worker)?;
     }
     // `now` is for everybody: it does not matter who is where, nor whether that can be read.
-    let installed = installed
-        .filter(|_| !wish.now)
+    let folder = installed.filter(|_| !wish.now);
+    let installed = folder
         .map(|folder| Installed::read(folder, &deployment.settings.name))
         .transpose()?
         .flatten();
+    if let (Some(folder), None) = (folder, &installed) {
+        moves::refuse_another_name(&moves::laid_out(&deployment), folder, moves::clock())?;
+    }
     let (plan, notes) = moves::plan(&deployment, installed.as_ref(), &wish, moves::clock())?;
     for note in notes {
         let _ = write!(std::io::stderr(), "{note}");

@@ -9,6 +9,7 @@ mod installed;
 mod rollout;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use matrix_user_hash_core::shift::Span;
@@ -199,6 +200,40 @@ pub(crate) fn plan(
         )));
     }
     Ok((plan, notes))
+}
+
+/// Looks whether the same workers are installed under another name, with users on the move: under a new one nobody would know.
+///
+/// # Errors
+/// They are.
+pub(crate) fn refuse_another_name(plan: &Plan, folder: &Path, now: u64) -> Result<(), Diagnostic> {
+    let servers = plan.upstreams.iter().flat_map(|group| &group.servers);
+    let addresses: BTreeSet<&str> = servers.map(|server| server.address.as_str()).collect();
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        // Another homeserver's files are none of our business, whatever state they are in.
+        let Ok(Some(other)) = Installed::read(folder, &name) else {
+            continue;
+        };
+        let mut servers = other.groups.values().flat_map(|group| &group.servers);
+        if name != plan.name
+            && other.is_moving(now)
+            && servers.any(|server| addresses.contains(server.address.as_str()))
+        {
+            return Err(Diagnostic::error(format!(
+                "these workers are installed under the name {name}, and users are on the move there until {}; under the name {} all of them would move at once",
+                moment(other.end().unwrap_or_default()),
+                plan.name
+            ))
+            .fix(format!("keep name = \"{name}\" until then; or say --now, which moves everybody at once")));
+        }
+    }
+    Ok(())
 }
 
 /// What is on the way goes on, if it leads to where the deployment wants everybody.

@@ -798,6 +798,26 @@ fn a_shift_keeps_its_time_and_can_be_taken_back_before_it_begins() {
 }
 
 #[test]
+fn a_new_name_does_not_lose_users_who_are_on_the_move() {
+    let folder = folder("moves-renamed");
+    write(&folder, &sync_workers(2));
+    render(&folder, &[], 0);
+    write(&folder, &sync_workers(3));
+    gradually(&folder);
+    // The same workers under another name.
+    write(&folder, &format!("name = \"matrix\"\n{}", sync_workers(3)));
+    let said = render(&folder, &[], 2);
+    assert!(said.contains("under the name synapse"), "{said}");
+    assert!(said.contains("keep name = \"synapse\""), "{said}");
+    render(&folder, &["--now"], 0);
+    // Another homeserver in the same nginx is another matter.
+    let other = deployment(&[("sync1".to_owned(), vec!["sync"], 9081, 1)]).replace("8008", "9008");
+    std::fs::remove_dir_all(folder.join("matrix")).unwrap();
+    write(&folder, &format!("name = \"second\"\n{other}"));
+    render(&folder, &[], 0);
+}
+
+#[test]
 fn a_folder_that_is_named_must_be_there() {
     let path = folder("moves-nowhere");
     write(&path, &sync_workers(3));
