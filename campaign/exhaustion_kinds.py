@@ -15,7 +15,8 @@ TLS = PORTS + 6
 # `request_pool_size` of the servers: with small ones a request's blocks end at other places, and much more often.
 POOLS = (4096, 1024, 512, 256)
 KNOWN = ("HIT", "MISS", "SHARED", "STALE")
-TIMEOUT = 0.3
+# No lookup takes so long, on any machine.
+TIMEOUT = 2
 # A client waits for longer than anything lasts.
 PATIENCE = 10
 # Known for longer than a second: their answers are old, and asked for again in the background.
@@ -43,7 +44,7 @@ http {{
     access_log off;
     matrix_user_hash_zone {self.zone};
     matrix_user_hash_zone narrow:64k;
-    matrix_user_hash_timeout {TIMEOUT * 1000:.0f}ms;
+    matrix_user_hash_timeout {TIMEOUT}s;
     limit_req_zone $matrix_user_hash zone=people:1m rate=1000r/s;
     upstream whoami {{ server 127.0.0.1:{WHOAMI} max_fails=0; keepalive 4; }}
     upstream secure {{ server 127.0.0.1:{TLS} max_fails=0; keepalive 4; }}
