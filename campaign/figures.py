@@ -140,9 +140,9 @@ scrape_configs:
         return json.loads(self.page(url))["data"]
 
     def ready(self):
-        """It has scraped at least once."""
+        """It has scraped at least once. Before it listens there is no connection, and before it has read its data it says 503."""
         try:
-            return bool(self.query("up == 1"))
+            return bool(self.api("query", query="up == 1")["result"])
         except OSError:
             time.sleep(0.1)
             return False
