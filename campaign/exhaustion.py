@@ -11,6 +11,7 @@ import mmap
 import os
 import random
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -24,7 +25,7 @@ from tests.bed.processes import BedError, wait_for
 
 from .bed import FRONT, WHOAMI, WORK, Front, Nginx, Whoami
 from .client import Answer
-from .exhaustion_kinds import KINDS, OLD, POOLS, TIMEOUT, Asked, Scarcity, exchange
+from .exhaustion_kinds import KINDS, KNOWN, OLD, POOLS, TIMEOUT, Asked, Scarcity, exchange
 from .hostile import MEBIBYTE, SEED, Liar, certificate, figures
 from .report import Noise
 
@@ -41,8 +42,9 @@ OF_MEMORY = ("failed (12:", "malloc failure", "malloc lib", "SSL_write() failed 
 
 
 def exhaustion(report):
-    """Each allocation fails in its turn; descriptors, connections and the disk run out: the fallback, never a crash"""
+    """Each allocation fails in its turn, of requests and of a configuration; descriptors, connections and the disk run out: the fallback, never a crash"""
     memory(report)
+    configuration(report)
     descriptors(report)
     connections(report)
     disk(report)
@@ -184,6 +186,70 @@ class Rounds:
         none_of(report, "lines of the error log with a token in them",
                 [line for line in nginx.error_log.splitlines() if "mat_" in line])
         self.forget()
+
+
+def configuration(report):
+    """Each of the module's allocations fails while a configuration is read: by `nginx -t`, and by a reload under way."""
+    library = preload.build("scarce", WORK)
+    scarce, front = Scarce(), Scarcity(zone=f"users:1m state={WORK}/scarce.state")
+    nginx = Nginx(front, f"{report.name}-configuration", preload=library)
+    nginx.configure()
+    # Before it runs, for its worker processes allocate as well.
+    each(report, "`nginx -t`", scarce, 5 if report.short else 1, lambda: judged_test(nginx))
+    with Liar(certificate()) as liar, nginx:
+        liar.order(honest=1.0)
+        answers(report, "before", front)
+        master = nginx.master()
+        each(report, "reloads", scarce, 10 if report.short else 1, lambda: judged_reload(nginx))
+        report.check("the master process is the same", "yes" if nginx.master() == master else "no", nginx.master() == master)
+        nginx.reload()
+        answers(report, "after a reload with memory", front)
+
+
+def answers(report, when, front):
+    kind = KINDS["a known user"]
+    told = [answer.status for pool in POOLS for answer in exchange(front.port_of(pool), kind.requests("", ""))]
+    report.equal(f"{when}: the known user is told as theirs, at {len(POOLS)} servers", len(POOLS), sum(status in KNOWN for status in told),
+                 key=False)
+
+
+def each(report, what, scarce, step, judged):
+    """Lets each allocation of `judged` fail, or one of so many, alone and with all that follow."""
+    rounds, most, wrong = 0, 0, []
+    for last in (None, FOR_EVER):
+        first = 1
+        while len(wrong) < 3:
+            scarce.begin(THE_MODULES, first, last or first)
+            said = judged()
+            counted, failed = scarce.end()
+            if not failed:
+                break
+            rounds, most, first = rounds + 1, max(most, counted), first + step
+            if said:
+                wrong.append(f"{first - step}{' and all that follow' if last else ''}: {said}")
+    report.check(f"{what} without memory of the module, at most {most} allocations: of {rounds} rounds, those that do not end as they "
+                 "must: 0", f"{len(wrong)}: {'; '.join(wrong)}" if wrong else 0, rounds > 10 and not wrong)
+
+
+def judged_test(nginx):
+    """What is wrong with what `nginx -t` does without memory; None if it refuses the configuration and says why, or says that the
+    state file cannot be read."""
+    done = subprocess.run([*nginx.command(), "-t"], check=False, capture_output=True, text=True, env=nginx.environment)
+    if done.returncode == 1 and "[emerg]" in done.stderr or done.returncode == 0 and "[warn]" in done.stderr:
+        return None
+    return f"exit status {done.returncode}, {done.stderr.strip()[-200:]}"
+
+
+def judged_reload(nginx):
+    """The same of a reload: it fails and says why, or there are new worker processes. None ends by a signal."""
+    before, lines = nginx.workers(), len(nginx.lines("emerg"))
+    nginx.send(signal.SIGHUP)
+    try:
+        wait_for(lambda: len(nginx.lines("emerg")) > lines or nginx.workers() and not set(before) & set(nginx.workers()), 10,
+                 "nothing happens")
+    except BedError as error:
+        return str(error)
+    return "; ".join(nginx.lines("alert")[:1]) or None
 
 
 def none_of(report, what, found):

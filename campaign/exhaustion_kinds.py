@@ -146,6 +146,8 @@ KINDS = {
     "a body": Kind(lambda name, pad: [Asked(token(name), f"/proxied?pad={pad}", body=b"{" + b" " * 20_000 + b"}")]),
     "before limits": Kind(lambda name, pad: [Asked(token(name), f"/early?pad={pad}")]),
     "behind auth_request": Kind(lambda name, pad: [Asked(token(name), f"/allowed?pad={pad}")]),
+    "an answer with escapes": Kind(lambda name, pad: [Asked(token(f"kind-some-escapes-{name}"), f"/sync?pad={pad}")]),
+    "an answer with lists in lists": Kind(lambda name, pad: [Asked(token(f"kind-deep-arrays-{name}"), f"/sync?pad={pad}")]),
     "whoami with TLS": Kind(lambda name, pad: [Asked(token(name), f"/secure?pad={pad}")]),
     "two of one token": Kind(lambda name, pad: [Asked(token(name), f"/sync?pad={pad}")] * 2, statuses=("MISS", "SHARED", "HIT")),
     "three for one place": Kind(lambda name, pad: [Asked(token(f"{name}x{n}"), f"/narrow?pad={pad}") for n in range(3)]),

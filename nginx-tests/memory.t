@@ -57,8 +57,36 @@ wait;
 scarce(0);
 whoami_reset();
 
+# serde_json takes memory for escapes, for lists in lists and for a mistake, and would end the process without it.
+for my $case (
+    ['escaped', 'an answer with escapes',        'MISS'],
+    ['decoy',   'an answer with nested objects', 'MISS'],
+    ['html',    'an answer that is a mistake',   'ERROR'],
+    ['user-id-number', 'an answer without a user id', 'ERROR'],
+) {
+    my ($kind, $title, $status) = @$case;
+    my $token = token("alice/$kind");
+    whoami_set(kind => $kind, delay => 0.4);
+    if (!fork) { sleep 0.2; scarce(1); POSIX::_exit(0) }
+    my $hash = hash_of($status eq 'MISS' ? '@alice:example.org' : $token);
+    is(shown(get($port, '/', $token)), "$status $hash", "$title is read when there is no memory any more");
+    wait;
+    scarce(0);
+    whoami_reset();
+}
+
 is(shown(get($port, '/', token('carol/after'))), 'MISS ' . hash_of('@carol:example.org'), 'with memory again, users are looked up again');
 is(join(' ', $nginx->worker_pids), $pid, 'by the same worker process');
 is_deeply([grep { /\[(?:crit|alert|emerg)\]|panick/ } split /\n/, $nginx->error_log], [], 'and nothing of this is critical to nginx');
+
+# A reload that has no memory for the configuration leaves nginx as it is.
+scarce(1);
+kill HUP => $nginx->{pid};
+my $end = time + 10;
+sleep 0.05 until $nginx->error_log =~ /\[emerg\]/ || time > $end;
+like($nginx->error_log, qr/\[emerg\] .*matrix_user_hash: there is no memory for the configuration/, 'a reload without memory says so');
+is(join(' ', $nginx->worker_pids), $pid, '… and leaves the worker process');
+scarce(0);
+is(shown(get($port, '/', token('alice/before'))), 'HIT ' . hash_of('@alice:example.org'), '… which serves');
 
 done_testing();

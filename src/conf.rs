@@ -156,7 +156,7 @@ impl MainConf {
             unsafe { pool::adopt((*cf).pool, conf) }
                 .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
         };
-        guard::guard(ptr::null_mut(), create)
+        guard::configuring(ptr::null_mut(), create)
     }
 
     /// The zone of that name, if it was declared.
@@ -243,7 +243,7 @@ impl LocationConf {
             unsafe { pool::adopt((*cf).pool, conf) }
                 .map_or(ptr::null_mut(), |conf| ptr::from_mut(conf).cast())
         };
-        guard::guard(ptr::null_mut(), create)
+        guard::configuring(ptr::null_mut(), create)
     }
 
     /// Fills what a block leaves unset from the enclosing one, or by default.
@@ -259,7 +259,7 @@ impl LocationConf {
         // SAFETY: nginx calls with two different blocks of ours, and nothing else refers to them.
         let (cf, outer, inner) =
             unsafe { (&mut *cf, &*outer.cast::<Self>(), &mut *inner.cast::<Self>()) };
-        guard::guard(NGX_CONF_ERROR, || match inner.inherit(cf, outer) {
+        guard::configuring(NGX_CONF_ERROR, || match inner.inherit(cf, outer) {
             Ok(()) => NGX_CONF_OK,
             Err(Invalid) => NGX_CONF_ERROR,
         })

@@ -104,7 +104,7 @@ fn main_conf(cf: &mut ngx_conf_t) -> &'static mut MainConf {
 
 /// Before the configuration is read: the variables.
 unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
-    guard::guard(Status::NGX_ERROR.0, || {
+    guard::configuring(Status::NGX_ERROR.0, || {
         // SAFETY: nginx passes the configuration that it begins to read.
         let cf = unsafe { &mut *cf };
         if let Some(file) = library::replaced() {
@@ -131,7 +131,7 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
 /// Once all of the configuration is read: what refers to other parts of it, and the phase, if anything needs it.
 unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     const ERROR: ngx_int_t = Status::NGX_ERROR.0;
-    guard::guard(ERROR, || {
+    guard::configuring(ERROR, || {
         // SAFETY: nginx passes the configuration that it has read.
         let cf = unsafe { &mut *cf };
         let main = main_conf(cf);

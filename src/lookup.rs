@@ -35,7 +35,7 @@ use crate::location::Location;
 use crate::ngx::detached::{Description, Detached};
 use crate::ngx::event::{Timer, WakeReason};
 use crate::ngx::request::Request;
-use crate::ngx::{buffer, guard, log, memory, process, upstream as ngx_upstream};
+use crate::ngx::{buffer, guard, log, memory, process, reserve, upstream as ngx_upstream};
 use crate::zone::now;
 
 mod address;
@@ -363,7 +363,8 @@ impl Lookup {
     fn result_of(&self, response: &Response<'_>) -> LookupResult {
         #[cfg(feature = "faults")]
         crate::fault::at(crate::fault::Place::Answer, self.agent.as_deref());
-        response.result(self.asked.as_deref())
+        // serde_json takes memory where a text has escapes, where lists are nested, and for a mistake.
+        reserve::within(|| response.result(self.asked.as_deref()))
     }
 
     /// Keeps a result, if there is none yet.

@@ -21,6 +21,7 @@ pub(crate) mod phases;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod request;
+pub(crate) mod reserve;
 pub(crate) mod response;
 pub(crate) mod shared;
 #[cfg(ngx_feature = "http_ssl")]

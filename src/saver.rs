@@ -18,7 +18,7 @@ use ngx::http::HttpModuleMainConf;
 use crate::Module;
 use crate::conf::MainConf;
 use crate::ngx::event::{Timer, WakeReason};
-use crate::ngx::{guard, log};
+use crate::ngx::{guard, log, reserve};
 use crate::zone::{SharedZone, now};
 
 /// How often zones are saved, in milliseconds. A crash of the whole machine may cost the new answers of that time.
@@ -82,7 +82,8 @@ unsafe fn interval(_subject: *mut c_void, _why: WakeReason) {
     guard::guard((), || {
         SAVER.with_borrow_mut(|saver| {
             if let Some(saver) = saver {
-                saver.tick();
+                // A thread takes memory, and cannot do without.
+                reserve::within(|| saver.tick());
             }
         });
     });
@@ -117,7 +118,7 @@ impl Save {
         let builder = thread::Builder::new().name("state".to_owned());
         let thread = builder.spawn(move || {
             block_signals();
-            job()
+            reserve::within(job)
         });
         match thread {
             Ok(thread) => Some(Self {
@@ -193,7 +194,7 @@ pub(crate) unsafe extern "C" fn exit_master(cycle: *mut ngx_cycle_t) {
             return;
         };
         for zone in &main.zones {
-            if let Some(Err(error)) = zone.save_job().map(|job| job()) {
+            if let Some(Err(error)) = reserve::within(|| zone.save_job().map(|job| job())) {
                 let path = zone.state.as_deref().unwrap_or(Path::new(""));
                 complain(&zone.name, path, &error);
             }

@@ -269,7 +269,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 /// nginx's callback once the memory is mapped; `old` is our data of the previous cycle when the memory is handed on.
 unsafe extern "C" fn init(shared: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx_int_t {
-    guard::guard(Status::NGX_ERROR.0, || {
+    guard::configuring(Status::NGX_ERROR.0, || {
         // SAFETY: nginx calls with the zone that `declare` filled in.
         let (shared, zone) = unsafe { (&*shared, &*(*shared).data.cast::<SharedZone>()) };
         // SAFETY: nginx sets it before it reads the configuration.

@@ -15,6 +15,7 @@ pub mod metrics;
 mod model;
 pub mod negative;
 pub mod query;
+pub mod reserve;
 pub mod shift;
 pub mod shm;
 pub mod state;

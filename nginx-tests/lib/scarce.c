@@ -1,4 +1,4 @@
-/* Preloaded into an nginx: while a file exists, the module gets no memory in pieces of 100 bytes or more.
+/* Preloaded into an nginx: while a file exists, the module gets no memory.
  *
  * FLAG is the file's name. Who asks is told by the return address: nginx's own allocations and libc's are left alone. */
 #define _GNU_SOURCE
@@ -25,17 +25,17 @@ void *aligned_alloc(size_t alignment, size_t size)
 }
 #endif
 
-static int refuses(size_t size, void *caller)
+static int refuses(void *caller)
 {
     Dl_info info;
 
-    return size >= 100 && access(FLAG, F_OK) == 0 && dladdr(caller, &info) != 0 && info.dli_fname != NULL
+    return access(FLAG, F_OK) == 0 && dladdr(caller, &info) != 0 && info.dli_fname != NULL
            && strstr(info.dli_fname, "matrix_user_hash") != NULL;
 }
 
 void *malloc(size_t size)
 {
-    if (refuses(size, __builtin_return_address(0))) {
+    if (refuses(__builtin_return_address(0))) {
         errno = ENOMEM;
         return NULL;
     }
@@ -44,7 +44,7 @@ void *malloc(size_t size)
 
 void *realloc(void *old, size_t size)
 {
-    if (refuses(size, __builtin_return_address(0))) {
+    if (refuses(__builtin_return_address(0))) {
         errno = ENOMEM;
         return NULL;
     }

@@ -136,7 +136,7 @@ unsafe extern "C" fn set(
     command: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    guard::guard(NGX_CONF_ERROR, || {
+    guard::configuring(NGX_CONF_ERROR, || {
         // SAFETY: nginx calls with a member of `COMMANDS`, whose rows are those of the table, and with the arguments that the
         // row's setter takes.
         unsafe {

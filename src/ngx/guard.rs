@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
-use crate::ngx::log;
+use crate::ngx::{log, reserve};
 
 thread_local! {
     /// Where the last panic began; the hook writes it, [`guard_or`] reads it.
@@ -31,6 +31,25 @@ pub(crate) fn guard_or<T>(fallback: impl FnOnce() -> T, body: impl FnOnce() -> T
 /// Runs `body`; if it panics, logs where and returns `fallback`.
 pub(crate) fn guard<T>(fallback: T, body: impl FnOnce() -> T) -> T {
     guard_or(|| fallback, body)
+}
+
+/// As [`guard`], for what reads or makes a configuration. Without memory it fails, and so does that configuration: a reload leaves
+/// the process as it is, where an abort of the master process would leave its workers without one.
+pub(crate) fn configuring<T>(failed: T, body: impl FnOnce() -> T) -> T {
+    let taken = reserve::taken();
+    let made = reserve::within(|| guard_or(|| None, || Some(body())));
+    match made {
+        Some(made) if reserve::taken() == taken => made,
+        None => failed,
+        Some(_) => {
+            log::at!(
+                nginx_sys::NGX_LOG_EMERG,
+                log::cycle_log(),
+                "matrix_user_hash: there is no memory for the configuration"
+            );
+            failed
+        }
+    }
 }
 
 /// Keeps the place of a panic for the log line, instead of the standard library's message on stderr.

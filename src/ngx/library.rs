@@ -10,13 +10,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 static OPENED: OnceLock<Option<Opened>> = OnceLock::new();
 
 struct Opened {
-    path: PathBuf,
+    path: &'static Path,
     /// Device and inode. While the library is mapped, no other file gets them.
     file: (u64, u64),
 }
@@ -26,7 +26,7 @@ pub(crate) fn opened() {
     OPENED.get_or_init(|| {
         let path = own_path()?;
         Some(Opened {
-            file: identity(&path)?,
+            file: identity(path)?,
             path,
         })
     });
@@ -35,7 +35,7 @@ pub(crate) fn opened() {
 /// The name of the file, if by now another one has it, or none.
 pub(crate) fn replaced() -> Option<&'static Path> {
     let opened = OPENED.get()?.as_ref()?;
-    (identity(&opened.path) != Some(opened.file)).then_some(&opened.path)
+    (identity(opened.path) != Some(opened.file)).then_some(opened.path)
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -44,11 +44,11 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// As nginx gave it to dlopen(3), which is absolute.
-fn own_path() -> Option<PathBuf> {
+fn own_path() -> Option<&'static Path> {
     let here = (&raw const OPENED).cast::<c_void>();
     let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: dladdr only writes to what it is given, which is all zero before; a name that it gives stays while the library
-    // is loaded.
+    // is loaded, as this code does.
     let name = unsafe {
         if libc::dladdr(here, found.as_mut_ptr()) == 0 {
             return None;
@@ -57,5 +57,5 @@ fn own_path() -> Option<PathBuf> {
         (!name.is_null()).then(|| CStr::from_ptr(name))?
     };
     let path = Path::new(OsStr::from_bytes(name.to_bytes()));
-    path.is_absolute().then(|| path.to_owned())
+    path.is_absolute().then_some(path)
 }

@@ -26,6 +26,13 @@ pub(crate) fn with_capacity<T>(capacity: usize) -> Option<Vec<T>> {
     Some(vector)
 }
 
+/// A copy of bytes, if there is memory for it.
+pub(crate) fn copy(of: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = with_capacity(of.len())?;
+    copy.extend_from_slice(of);
+    Some(copy)
+}
+
 /// A copy of a text, if there is memory for it.
 pub(crate) fn text(of: &str) -> Option<String> {
     let mut copy = String::new();

@@ -20,7 +20,7 @@ use super::{now, previous};
 use crate::Module;
 use crate::ngx::built_for::ABOUT;
 use crate::ngx::request::bytes;
-use crate::ngx::{clock, guard};
+use crate::ngx::{clock, guard, log, memory};
 
 const MAGIC: [u8; 8] = *b"MUHgive1";
 const MODULE_NAME: &CStr = c"ngx_http_matrix_user_hash_module";
@@ -53,7 +53,7 @@ pub(crate) static HANDOVER: Handover = Handover {
 };
 
 unsafe extern "C" fn give(name: *const ngx_str_t, take: Take, to: *mut c_void) -> ngx_int_t {
-    guard::guard(Status::NGX_ERROR.0, || {
+    guard::configuring(Status::NGX_ERROR.0, || {
         // SAFETY: the caller passes a string.
         let name = unsafe { bytes(&*name) };
         let zone = core::str::from_utf8(name).ok().and_then(previous);
@@ -71,21 +71,31 @@ unsafe extern "C" fn give(name: *const ngx_str_t, take: Take, to: *mut c_void) -
 }
 
 /// The state of the zone of that name in the cycle that runs, and what library had it; `None` if no other library has one.
-pub(crate) fn from_another(name: &str) -> Option<(Vec<u8>, String)> {
+pub(crate) fn from_another(zone: &str) -> Option<(Vec<u8>, String)> {
     let handover = another()?;
     let mut state: Option<Vec<u8>> = None;
-    let name = string(name.as_bytes());
+    let name = string(zone.as_bytes());
     // SAFETY: `give` is called as its type says, with a place that `keep` may write to.
     let given = unsafe { (handover.give)(&raw const name, keep, (&raw mut state).cast()) };
     // SAFETY: a library has its own description for as long as it is loaded.
     let about = String::from_utf8_lossy(unsafe { bytes(&handover.about) }).into_owned();
-    (given == Status::NGX_OK.0).then_some((state?, about))
+    match state {
+        _ if given != Status::NGX_OK.0 => None,
+        Some(state) => Some((state, about)),
+        None => {
+            log::warning!(
+                log::cycle_log(),
+                "matrix_user_hash: zone \"{zone}\" is not taken over from another library ({about}): there was no memory for it"
+            );
+            None
+        }
+    }
 }
 
 unsafe extern "C" fn keep(to: *mut c_void, state: *const ngx_str_t) {
     guard::guard((), || {
         // SAFETY: `from_another` passes that place, and the other library a string.
-        unsafe { *to.cast::<Option<Vec<u8>>>() = Some(bytes(&*state).to_vec()) };
+        unsafe { *to.cast::<Option<Vec<u8>>>() = memory::copy(bytes(&*state)) };
     });
 }
 
