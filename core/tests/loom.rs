@@ -13,6 +13,7 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 use matrix_user_hash_core::key::Key;
+use matrix_user_hash_core::reserve::Reserve;
 use matrix_user_hash_core::shm::claims::{Asker, Claim, Flights, Permit};
 use matrix_user_hash_core::shm::table::{Masquerade, SET_WORDS, Table};
 use matrix_user_hash_core::sync::AtomicU64;
@@ -207,5 +208,29 @@ fn a_permit_is_exclusive_and_what_its_holder_wrote_is_seen_by_the_next() {
         for other in others {
             other.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn a_block_of_the_reserve_is_one_borrowers_and_what_that_wrote_is_seen_by_the_next() {
+    check(3, || {
+        let reserve = Arc::new(Reserve::new(2));
+        let cells = Arc::new([(); 2].map(|()| loom::cell::UnsafeCell::new(())));
+        let borrower = || {
+            let (reserve, cells) = (Arc::clone(&reserve), Arc::clone(&cells));
+            move || {
+                if let Some(offset) = reserve.take(1, 1) {
+                    // loom fails here if another access to the cell is not ordered before or after this one.
+                    cells[offset].with_mut(|_| ());
+                    reserve.give_back();
+                }
+            }
+        };
+        let others = [thread::spawn(borrower()), thread::spawn(borrower())];
+        borrower()();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(reserve.lent(), 0);
     });
 }
