@@ -130,8 +130,12 @@ class Connection(asyncio.Protocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETS)
             self.transport.abort()
         elif how == HALF_CLOSE:
-            self.transport.write_eof()
             self.deaf = True
+            try:
+                self.transport.write_eof()
+            except OSError:
+                # nginx has reset the connection already, and nobody has told us yet.
+                self.transport.abort()
         elif how == CLOSE_LATER:
             self.ends, self.busy = True, False
         elif how == HANG:
